@@ -1,0 +1,26 @@
+//! The custom resources of `aadpodidentity.k8s.io/v1`, one file a kind.
+
+mod assigned;
+mod attachment;
+mod binding;
+mod exception;
+mod identity;
+mod manifests;
+mod validation;
+
+pub use assigned::{
+    AssignedState, AzureAssignedIdentity, AzureAssignedIdentitySpec, AzureAssignedIdentityStatus,
+    assigned_name,
+};
+pub use attachment::{
+    AttachedIdentity, AzureIdentityAttachment, AzureIdentityAttachmentSpec, attachment_name,
+};
+pub use binding::{AzureIdentityBinding, AzureIdentityBindingSpec, AzureIdentityBindingStatus};
+pub use exception::{AzurePodIdentityException, AzurePodIdentityExceptionSpec};
+pub use identity::{
+    AzureIdentity, AzureIdentitySpec, AzureIdentityStatus, IdentityProblem, IdentityType, SecretRef,
+};
+pub use manifests::manifests;
+
+/// Condition type of `AzureIdentity` and `AzureIdentityBinding`: does it work, and why not.
+pub const READY: &str = "Ready";

@@ -1,0 +1,28 @@
+//! The vocabulary that the parts share: custom resources, labels, ids, matching rules, wire types.
+//!
+//! ```text
+//! Pod --label aadpodidbinding--> AzureIdentityBinding --name, same namespace--> AzureIdentity
+//!  └─ AzureAssignedIdentity (one per pod and identity, written by the controller, read by nmi-host)
+//! ```
+//!
+//! Everything here is pure: no client, no clock, no runtime.
+
+pub mod arm_id;
+pub mod cloud;
+pub mod crd;
+pub mod guid;
+pub mod host;
+pub mod labels;
+pub mod matching;
+pub mod node_api;
+pub mod selector;
+
+pub use arm_id::{ArmId, IdentityId};
+pub use crd::{
+    AssignedState, AzureAssignedIdentity, AzureAssignedIdentitySpec, AzureAssignedIdentityStatus,
+    AzureIdentity, AzureIdentityAttachment, AzureIdentityBinding, AzureIdentityBindingSpec,
+    AzureIdentitySpec, AzurePodIdentityException, AzurePodIdentityExceptionSpec, IdentityType,
+};
+pub use guid::Guid;
+pub use host::Host;
+pub use selector::IdentitySelector;
