@@ -1,0 +1,74 @@
+//! Network namespaces of their own for tests that write real rules.
+//!
+//! A test calls [`isolate`] first and does nothing unless it answers yes: its body then runs in a
+//! second process of the same test binary, in a fresh network and mount namespace with a private
+//! `/run`. The kernel takes all of it back when that process ends; the machine's own tables and
+//! addresses are never touched.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Set in the process that is inside, to the namespace that it must not be in.
+const INSIDE: &str = "NETFILTER_TEST_INSIDE";
+
+/// Whether the caller is inside its own namespaces; if not, runs the test `name` there.
+///
+/// # Panics
+/// If the test failed inside, or if this process should be inside and is not.
+pub fn isolate(name: &str) -> bool {
+    let namespace = fs::read_link("/proc/self/ns/net").expect("a link").into_os_string();
+    if let Some(outside) = std::env::var_os(INSIDE) {
+        assert_ne!(namespace, outside, "this is the network namespace of the machine");
+        run("mount -t tmpfs tmpfs /run && ip link set lo up");
+        return true;
+    }
+    if !rustix::process::geteuid().is_root() {
+        #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+        {
+            eprintln!("SKIPPED {name}: network namespaces need root");
+        }
+        return false;
+    }
+    let itself = std::env::current_exe().expect("the path of the test binary");
+    let status = Command::new("unshare")
+        .args(["--net", "--mount", "--"])
+        .arg(itself)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, namespace)
+        .status()
+        .expect("unshare runs");
+    assert!(status.success(), "{name} failed in its own network namespace");
+    false
+}
+
+/// Runs a shell script and returns what it printed.
+///
+/// # Panics
+/// If it fails.
+pub fn run(script: &str) -> String {
+    let output = Command::new("sh").args(["-ec", script]).output().expect("sh runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}\n{stderr}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Calls `work` in the namespace that `ip netns add` called `name`.
+///
+/// # Panics
+/// If there is none, or if `work` panics.
+pub fn within<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(format!("/run/netns/{name}")).expect("a namespace of that name");
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("this thread may enter it");
+            work()
+        });
+        inside.join().unwrap_or_else(|_| panic!("the work in {name} panicked"))
+    })
+}
