@@ -1,0 +1,78 @@
+//! Where tokens come from, and how their absence is to be taken.
+
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::time::Duration;
+
+/// Where tokens come from.
+pub trait Source: Send + Sync + 'static {
+    /// Everything that a token depends on.
+    type Key: Clone + Eq + Hash + Send + Sync + 'static;
+    /// A token.
+    type Value: Clone + Send + Sync + 'static;
+    /// Why there is none.
+    type Error: Clone + Send + Sync + 'static;
+
+    /// Gets a fresh token in one attempt. It must end by itself, with a time limit of its own.
+    fn fetch(
+        &self,
+        key: Self::Key,
+    ) -> impl Future<Output = Result<Fetched<Self::Value>, FetchError<Self::Error>>> + Send;
+
+    /// How long, from the first attempt on, a request without a token to fall back on goes on
+    /// asking after `error`. By default it does not.
+    fn patience(&self, error: &FetchError<Self::Error>) -> Duration {
+        let _ = error;
+        Duration::ZERO
+    }
+}
+
+/// A fresh token and how long it lives from now.
+#[derive(Clone, Copy)]
+pub struct Fetched<V> {
+    /// The token. Not part of this type's `Debug`.
+    pub value: V,
+    /// Its remaining life, more than zero.
+    pub lifetime: Duration,
+}
+
+/// How a failed fetch is to be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchError<E> {
+    /// The key is not entitled any more: a cached token must not be served.
+    Revoked(E),
+    /// Refused for good; a cached token stays good.
+    Refused(E),
+    /// May work in a moment; a cached token stays good.
+    Transient {
+        /// What happened.
+        error: E,
+        /// When to try again, if the source said so.
+        retry_after: Option<Duration>,
+    },
+}
+
+// === impl FetchError ===
+
+impl<E> FetchError<E> {
+    /// A [`FetchError::Transient`] without a time to come back.
+    pub fn transient(error: E) -> Self {
+        Self::Transient { error, retry_after: None }
+    }
+
+    /// What happened.
+    pub fn error(&self) -> &E {
+        match self {
+            Self::Revoked(error) | Self::Refused(error) | Self::Transient { error, .. } => error,
+        }
+    }
+}
+
+// === impl Fetched ===
+
+impl<V> fmt::Debug for Fetched<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetched").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
+}
