@@ -1,0 +1,91 @@
+//! There is one cluster on a machine: its namespaces and ports have fixed names. Says whose it is,
+//! and keeps two commands from changing it at once.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::files::{self, Access};
+use crate::paths::State;
+use crate::progress::Progress;
+
+/// Forgotten at boot, like the namespaces.
+const FOLDER: &str = "/run/pod-identity-sidecar";
+
+/// The right to change this machine's cluster, until dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    owner_file: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Claim {
+    /// Waits until no other command changes the cluster; refuses if there is one in another folder.
+    pub(super) fn take(state: &State, progress: &Progress) -> Result<Self> {
+        Self::take_in(Path::new(FOLDER), state, progress)
+    }
+
+    fn take_in(folder: &Path, state: &State, progress: &Progress) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let open = || File::create(folder.join("lock")).context("cannot open the cluster's lock");
+        let lock = match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err(_) => {
+                progress.step("waiting for another command that changes the cluster");
+                Flock::lock(open()?, FlockArg::LockExclusive)
+                    .map_err(|(_, error)| error)
+                    .context("cannot lock the cluster")?
+            }
+        };
+        let owner_file = folder.join("state");
+        if let Ok(owner) = fs::read_to_string(&owner_file) {
+            let owner = Path::new(owner.trim());
+            if owner != state.root() && owner.join("cluster.json").exists() {
+                bail!(
+                    "the cluster of this machine has its state in {0}: use --state-dir {0}, or take it down first",
+                    owner.display()
+                );
+            }
+        }
+        let root = state.root().to_string_lossy();
+        files::write(&owner_file, root.as_bytes(), Access::Public)?;
+        Ok(Self { owner_file, _lock: lock })
+    }
+
+    /// There is no cluster any more.
+    pub(super) fn release(self) -> Result<()> {
+        files::remove(&self.owner_file).context("cannot remove the cluster's claim")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_cluster_in_another_folder_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        let (one, two) = (State::new(&one).unwrap(), State::new(&two).unwrap());
+        let quiet = Progress::silent();
+        files::write(&one.record(), "{}", Access::Public).unwrap();
+        drop(Claim::take_in(&folder, &one, &quiet).unwrap());
+        let refused = Claim::take_in(&folder, &two, &quiet).unwrap_err().to_string();
+        assert!(refused.contains("take it down first"), "{refused}");
+        Claim::take_in(&folder, &one, &quiet).unwrap().release().unwrap();
+        Claim::take_in(&folder, &two, &quiet).unwrap();
+    }
+
+    #[test]
+    fn the_claim_of_a_folder_that_is_gone_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let gone = State::new(&dir.path().join("gone")).unwrap();
+        let here = State::new(&dir.path().join("here")).unwrap();
+        drop(Claim::take_in(&folder, &gone, &Progress::silent()).unwrap());
+        Claim::take_in(&folder, &here, &Progress::silent()).unwrap();
+    }
+}

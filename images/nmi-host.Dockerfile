@@ -1,0 +1,9 @@
+# Context: the static program, the CA roots of a Debian, and its iptables with libraries and plugins.
+FROM scratch
+COPY iptables/ /
+COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY nmi-host /nmi-host
+ENV PATH=/usr/sbin
+# Changing rules needs root; the pod's security context takes every other right away.
+USER 0:0
+ENTRYPOINT ["/nmi-host"]
