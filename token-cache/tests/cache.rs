@@ -1,0 +1,409 @@
+//! The cache as its users see it, on a paused clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use token_cache::{FetchError, Fetched, GetError, Policy, Source, TokenCache};
+use tokio::time::{Instant, advance, sleep};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+type Answer = Result<Duration, FetchError<&'static str>>;
+
+/// A source that answers as it is told and numbers its tokens.
+#[derive(Clone)]
+struct Fake(Arc<Inner>);
+
+struct Inner {
+    answer: Mutex<Answer>,
+    delay: Mutex<Duration>,
+    patience: Mutex<Duration>,
+    calls: AtomicUsize,
+}
+
+impl Source for Fake {
+    type Key = &'static str;
+    type Value = (&'static str, usize);
+    type Error = &'static str;
+
+    async fn fetch(
+        &self,
+        key: &'static str,
+    ) -> Result<Fetched<Self::Value>, FetchError<&'static str>> {
+        let call = self.0.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let delay = *self.0.delay.lock();
+        sleep(delay).await;
+        let answer = self.0.answer.lock().clone();
+        answer.map(|lifetime| Fetched { value: (key, call), lifetime })
+    }
+
+    fn patience(&self, error: &FetchError<&'static str>) -> Duration {
+        match error {
+            FetchError::Transient { .. } => *self.0.patience.lock(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Fake {
+    fn new() -> Self {
+        Self(Arc::new(Inner {
+            answer: Mutex::new(Ok(DAY)),
+            delay: Mutex::new(Duration::ZERO),
+            patience: Mutex::new(Duration::ZERO),
+            calls: AtomicUsize::new(0),
+        }))
+    }
+
+    fn answers(&self, answer: Answer) {
+        *self.0.answer.lock() = answer;
+    }
+
+    fn takes(&self, delay: Duration) {
+        *self.0.delay.lock() = delay;
+    }
+
+    fn calls(&self) -> usize {
+        self.0.calls.load(Ordering::SeqCst)
+    }
+}
+
+fn down() -> Answer {
+    Err(FetchError::transient("down"))
+}
+
+fn cache(policy: Policy) -> (Fake, TokenCache<Fake>) {
+    let fake = Fake::new();
+    (fake.clone(), TokenCache::new(fake, policy))
+}
+
+fn verifying() -> Policy {
+    Policy { verify_after: Some(Duration::from_secs(10)), ..Policy::default() }
+}
+
+/// Lets spawned flights run without moving the clock.
+async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_cold_requests_are_one_fetch_with_one_result() {
+    let (fake, cache) = cache(Policy::default());
+    fake.takes(Duration::from_millis(50));
+    let requests: Vec<_> = (0..500)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get(&"k").await.unwrap().value })
+        })
+        .collect();
+    for request in requests {
+        assert_eq!(request.await.unwrap(), ("k", 1));
+    }
+    assert_eq!(fake.calls(), 1);
+    let stats = cache.stats();
+    assert_eq!((stats.misses, stats.hits, stats.size), (500, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_goes_away_does_not_take_the_fetch_with_it() {
+    let (fake, cache) = cache(Policy::default());
+    fake.takes(Duration::from_secs(5));
+    let impatient = tokio::time::timeout(Duration::from_secs(1), cache.get(&"k")).await;
+    assert!(impatient.is_err());
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1));
+    assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_the_limit_do_not_wait() {
+    let (fake, cache) = cache(Policy { max_waiters: 2, ..Policy::default() });
+    fake.takes(Duration::from_secs(5));
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get(&"k").await })
+        })
+        .collect();
+    settle().await;
+    assert_eq!(cache.get(&"k").await.unwrap_err(), GetError::Overloaded);
+    for request in waiting {
+        assert!(request.await.unwrap().is_ok());
+    }
+    assert!(cache.get(&"k").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn remaining_life_shrinks_and_a_dead_token_is_never_served() {
+    let (fake, cache) = cache(Policy::default());
+    assert_eq!(cache.get(&"k").await.unwrap().remaining, DAY);
+    advance(HOUR).await;
+    assert_eq!(cache.get(&"k").await.unwrap().remaining, DAY - HOUR);
+    assert_eq!(cache.stats().soonest_expiry, Some(DAY - HOUR));
+    fake.answers(down());
+    advance(DAY - HOUR).await;
+    assert_eq!(cache.get(&"k").await.unwrap_err(), GetError::Source("down"));
+    assert_eq!(cache.stats().soonest_expiry, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_life_of_a_token_counts_from_the_question_not_from_the_answer() {
+    let (fake, cache) = cache(Policy::default());
+    fake.takes(Duration::from_secs(8));
+    assert_eq!(cache.get(&"k").await.unwrap().remaining, DAY - Duration::from_secs(8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_half_life_the_answer_is_immediate_and_one_refresh_runs_behind_it() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    fake.takes(Duration::from_secs(3));
+    advance(DAY * 56 / 100).await;
+    let before = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1));
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2));
+    assert_eq!((fake.calls(), cache.stats().refreshes), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_day_rides_out_twelve_hours_without_a_failed_or_slow_request() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    fake.answers(down());
+    advance(DAY / 2 - Duration::from_secs(1)).await;
+    let outage = Instant::now();
+    let end = outage + 12 * HOUR - Duration::from_secs(360);
+    while Instant::now() < end {
+        let before = Instant::now();
+        assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1));
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        sleep(Duration::from_secs(20)).await;
+    }
+    // One attempt each 5 minutes once backed off; each 30 s only in the last minutes.
+    assert!((140..170).contains(&fake.calls()), "{}", fake.calls());
+    fake.answers(Ok(DAY));
+    sleep(Duration::from_secs(30)).await;
+    cache.get(&"k").await.unwrap();
+    settle().await;
+    assert!(cache.get(&"k").await.unwrap().remaining > 23 * HOUR);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_last_five_minutes_a_request_waits_for_the_refresh_but_not_for_ever() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    advance(DAY - Duration::from_secs(200)).await;
+    fake.takes(Duration::from_secs(60));
+    let before = Instant::now();
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1));
+    assert_eq!(before.elapsed(), Duration::from_secs(10));
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1), "the next one does not wait again");
+    assert_eq!(before.elapsed(), Duration::from_secs(10));
+    sleep(Duration::from_secs(51)).await;
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2));
+    assert_eq!(fake.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_last_five_minutes_a_quick_refresh_is_the_answer() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    advance(DAY - Duration::from_secs(200)).await;
+    fake.takes(Duration::from_secs(2));
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_dies_while_a_request_waits_for_its_refresh_is_not_the_answer() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    fake.takes(Duration::from_secs(20));
+    advance(DAY - Duration::from_secs(5)).await;
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_fresh_replaces_what_was_asked_for_and_forgets_what_nobody_wants() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    let keeper = cache.clone();
+    let task = tokio::spawn(async move { keeper.keep_fresh().await });
+    sleep(DAY * 56 / 100).await;
+    assert_eq!(fake.calls(), 2, "refreshed without a request");
+    sleep(2 * DAY).await;
+    assert_eq!(fake.calls(), 2, "once is enough for a token that nobody asks for");
+    assert_eq!(cache.stats().size, 0, "and its memory is given back");
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unconfirmed_token_is_asked_for_again_before_it_is_served() {
+    let (fake, cache) = cache(verifying());
+    cache.get(&"k").await.unwrap();
+    advance(Duration::from_secs(9)).await;
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1));
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2));
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2));
+    assert_eq!(fake.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_key_loses_its_token_and_may_come_back_a_second_later() {
+    let (fake, cache) = cache(verifying());
+    cache.get(&"k").await.unwrap();
+    fake.answers(Err(FetchError::Revoked("gone")));
+    advance(Duration::from_secs(10)).await;
+    for _ in 0..3 {
+        assert_eq!(cache.get(&"k").await.unwrap_err(), GetError::Source("gone"));
+    }
+    assert_eq!(fake.calls(), 2, "the failure is remembered");
+    fake.answers(Ok(DAY));
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_nobody_waits_for_revokes_too() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    fake.answers(Err(FetchError::Revoked("gone")));
+    advance(DAY * 56 / 100).await;
+    assert!(cache.get(&"k").await.is_ok());
+    settle().await;
+    assert_eq!(cache.get(&"k").await.unwrap_err(), GetError::Source("gone"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_down_or_refuses_leaves_the_token_and_is_left_alone() {
+    for failure in [down(), Err(FetchError::Refused("no"))] {
+        let (fake, cache) = cache(verifying());
+        cache.get(&"k").await.unwrap();
+        fake.answers(failure);
+        advance(Duration::from_secs(10)).await;
+        for _ in 0..100 {
+            assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1));
+        }
+        assert_eq!(fake.calls(), 2, "one request asked, the others did not");
+        advance(Duration::from_secs(5)).await;
+        cache.get(&"k").await.unwrap();
+        assert_eq!(fake.calls(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_costs_one_short_wait_and_its_late_no_still_counts() {
+    let (fake, cache) = cache(verifying());
+    cache.get(&"k").await.unwrap();
+    fake.takes(Duration::from_secs(4));
+    fake.answers(Err(FetchError::Revoked("gone")));
+    advance(Duration::from_secs(10)).await;
+    let before = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1));
+    }
+    assert_eq!(before.elapsed(), Duration::from_secs(1));
+    sleep(Duration::from_millis(3100)).await;
+    assert_eq!(cache.get(&"k").await.unwrap_err(), GetError::Source("gone"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_token_a_failure_is_retried_as_long_as_the_source_is_patient() {
+    let (fake, cache) = cache(Policy::default());
+    *fake.0.patience.lock() = Duration::from_secs(25);
+    fake.answers(down());
+    let before = Instant::now();
+    let request = {
+        let cache = cache.clone();
+        tokio::spawn(async move { cache.get(&"k").await })
+    };
+    assert_eq!(request.await.unwrap().unwrap_err(), GetError::Source("down"));
+    assert!(before.elapsed() <= Duration::from_secs(25), "{:?}", before.elapsed());
+    assert!(fake.calls() >= 5, "{}", fake.calls());
+    assert_eq!(cache.stats().failures, fake.calls() as u64);
+
+    let (fake, cache) = self::cache(Policy::default());
+    *fake.0.patience.lock() = Duration::from_secs(25);
+    fake.answers(down());
+    let request = tokio::spawn(async move { cache.get(&"k").await });
+    settle().await;
+    fake.answers(Ok(DAY));
+    assert!(request.await.unwrap().is_ok(), "a source that recovers in time is not noticed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_to_be_left_alone_beyond_the_patience_ends_the_request() {
+    let (fake, cache) = cache(Policy::default());
+    *fake.0.patience.lock() = Duration::from_secs(25);
+    let retry_after = Some(Duration::from_secs(60));
+    fake.answers(Err(FetchError::Transient { error: "slow down", retry_after }));
+    let before = Instant::now();
+    assert_eq!(cache.get(&"k").await.unwrap_err(), GetError::Source("slow down"));
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    advance(Duration::from_secs(59)).await;
+    cache.get(&"k").await.unwrap_err();
+    assert_eq!(fake.calls(), 1);
+    fake.answers(Ok(DAY));
+    advance(Duration::from_secs(1)).await;
+    assert!(cache.get(&"k").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_token_from_the_source_is_no_token() {
+    let (fake, cache) = cache(Policy::default());
+    fake.answers(Ok(Duration::ZERO));
+    assert_eq!(cache.get(&"k").await.unwrap_err(), GetError::Lost);
+    fake.answers(Ok(DAY));
+    cache.get(&"k").await.unwrap();
+    fake.answers(Ok(Duration::ZERO));
+    advance(DAY - Duration::from_secs(200)).await;
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2), "it does not displace a living one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_keys_is_bounded() {
+    let (_, cache) = cache(Policy { capacity: 2, ..Policy::default() });
+    for key in ["a", "b", "a", "c"] {
+        cache.get(&key).await.unwrap();
+    }
+    assert_eq!(cache.stats().size, 2);
+    assert_eq!(cache.get(&"a").await.unwrap().value, ("a", 1));
+    assert_eq!(cache.get(&"b").await.unwrap().value, ("b", 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_blocks_nobody() {
+    struct Panics(AtomicUsize);
+    impl Source for Panics {
+        type Key = ();
+        type Value = ();
+        type Error = ();
+        async fn fetch(&self, (): ()) -> Result<Fetched<()>, FetchError<()>> {
+            assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "the first call panics");
+            Ok(Fetched { value: (), lifetime: DAY })
+        }
+    }
+    let cache = TokenCache::new(Panics(AtomicUsize::new(0)), Policy::default());
+    assert_eq!(cache.get(&()).await.unwrap_err(), GetError::Lost);
+    assert!(cache.get(&()).await.is_ok());
+}
+
+#[test]
+fn nothing_prints_a_token() {
+    let fetched = Fetched { value: "very-secret", lifetime: DAY };
+    assert!(!format!("{fetched:?}").contains("very-secret"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let (_, cache) = cache(Policy::default());
+        let hit = cache.get(&"very-secret").await.unwrap();
+        assert!(!format!("{hit:?} {cache:?}").contains("very-secret"));
+    });
+}
