@@ -1,0 +1,92 @@
+# The commands of the project. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(POD_IDENTITY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pod-identity-sidecar)
+TOOLS := $(CACHE)/cargo-tools
+E2E   := target/debug/e2e
+
+MACHETE := 0.9.1
+DENY    := 0.20.2
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- see it run -------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: e2e ## Show the main job on a local cluster with a fake Azure (installs what it needs)
+	$(E2E) demo
+
+.PHONY: demo-down
+demo-down: e2e ## Stop the local cluster and remove what it left
+	$(E2E) down
+
+.PHONY: cluster-up
+cluster-up: e2e ## Start the local cluster without the demo
+	$(E2E) up
+
+.PHONY: cluster-status
+cluster-status: e2e ## Say what of the local cluster runs, and where its logs are
+	$(E2E) status
+
+.PHONY: images
+images: e2e ## Build the five images with buildah
+	$(E2E) images
+
+.PHONY: e2e
+e2e: toolchain
+	@echo "Building the local cluster's command and the fake Azure"
+	cargo build --locked --quiet -p e2e -p fake-azure
+
+.PHONY: toolchain
+toolchain:
+	@cargo --version >/dev/null || { echo "Rust is missing: install it with rustup, then run this again"; exit 1; }
+	@rustup target list --installed | grep -q x86_64-unknown-linux-musl || rustup target add x86_64-unknown-linux-musl
+
+# --- check it ---------------------------------------------------------------------------------
+
+.PHONY: test
+test: format lint dependencies unit cluster-test ## Check everything: format, lints, dependencies, tests, chart, cluster
+
+.PHONY: format
+format: toolchain ## Check the formatting
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: toolchain ## Check with clippy; a warning is an error
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: dependencies
+dependencies: $(TOOLS)/.machete-$(MACHETE) $(TOOLS)/.deny-$(DENY) ## Check for unused, duplicate or badly licensed dependencies
+	$(TOOLS)/bin/cargo-machete
+	$(TOOLS)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
+
+.PHONY: unit
+unit: toolchain ## Run the unit, golden, component and chart tests
+	cargo test --locked --workspace --quiet
+
+.PHONY: cluster-test
+cluster-test: e2e ## Run the tests on the local cluster (needs root)
+	@if [ "$$(id -u)" = 0 ]; then \
+	  $(E2E) images && cargo test --locked -p e2e --test cluster -- --nocapture --test-threads=1; \
+	else \
+	  echo "Not root: the cluster tests are left out. Run 'sudo make cluster-test' for them."; \
+	fi
+
+.PHONY: golden
+golden: toolchain ## Write the golden files anew; read the diff before you commit it
+	UPDATE_GOLDEN=1 cargo test --locked --workspace --quiet
+
+$(TOOLS)/.machete-$(MACHETE):
+	@echo "Installing cargo-machete $(MACHETE) (once)"
+	cargo install --quiet --debug --locked --root $(TOOLS) cargo-machete@$(MACHETE)
+	@touch $@
+
+$(TOOLS)/.deny-$(DENY):
+	@echo "Installing cargo-deny $(DENY) (once, a few minutes)"
+	cargo install --quiet --debug --locked --root $(TOOLS) cargo-deny@$(DENY)
+	@touch $@
