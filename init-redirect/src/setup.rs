@@ -64,7 +64,7 @@ fn refuse_host(config: &Config) -> Result<(), Failure> {
 /// `iptables-legacy` only. Among nat chains of both kinds the kernel asks the older one first.
 fn is_legacy_ground(timeout: Duration) -> bool {
     let redirects = |backend| {
-        let rules = Iptables::new(backend, timeout).rules(Table::Nat, "OUTPUT");
+        let rules = Iptables::new(backend, timeout).look(Table::Nat, "OUTPUT");
         rules.is_ok_and(|rules| !rules.is_empty())
     };
     legacy_in_use(Table::Nat) && redirects(Backend::Legacy) && !redirects(Backend::Nft)
@@ -89,7 +89,7 @@ fn attempt(
     timeout: Duration,
 ) -> Result<usize, AttemptError> {
     for table in [Table::Nat, Table::Filter] {
-        iptables.rules(table, "OUTPUT").map_err(AttemptError::Unusable)?;
+        iptables.look(table, "OUTPUT").map_err(AttemptError::Unusable)?;
     }
     let mut edits = 0;
     for (chain, jump) in redirect.chains() {

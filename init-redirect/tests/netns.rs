@@ -402,7 +402,7 @@ fn confined(capabilities: &str, args: &[&str]) -> Output {
         args.iter().copied().partition(|arg| arg.contains("XTABLES_LOCKFILE="));
     Command::new("unshare")
         .args(["--mount", "--", "sh", "-ec"])
-        .arg("mount -o remount,ro /run; mount -o remount,bind,ro /; exec setpriv \"$@\"")
+        .arg("mount -t tmpfs tmpfs /dev/shm; mount -o remount,ro /run; mount -o remount,bind,ro /; exec setpriv \"$@\"")
         .args(["sh", "--no-new-privs", "--inh-caps=-all"])
         .arg(format!("--bounding-set=-all,{capabilities}"))
         .arg("env")

@@ -8,14 +8,15 @@
 
 mod backend;
 mod chain;
-mod command;
 mod error;
+mod iptables;
 mod jump;
+mod process;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use backend::{Backend, BackendChoice, ParseBackendError, legacy_in_use};
 pub use chain::{Chain, Edit, Table};
-pub use command::Iptables;
 pub use error::Error;
+pub use iptables::Iptables;
 pub use jump::Jump;

@@ -1,41 +1,23 @@
-//! Runs the iptables programs, and builds on that what callers need: look, sync, remove.
+//! What callers do with iptables: look, bring a chain or a jump to what it should be, remove.
 //!
 //! Of the `iptables` crate only `execute` is used. Its other methods hide failures (`exists` and
 //! `list` answer "no" and "nothing" when permission is denied), and its own `--wait` has no limit.
 
 use std::collections::BTreeSet;
-use std::error::Error as StdError;
-use std::fs;
-use std::io;
 use std::process::Output;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::chain::{chains_of, rules_of};
+use crate::process::{Program, arguments};
 use crate::{Backend, Chain, Edit, Error, Jump, Table, legacy_in_use};
 
 /// How often a jump is put back on top when others insert at the same moment.
 const JUMP_ROUNDS: usize = 3;
 
-/// How long a killed program may take to be gone; only one stuck in the kernel needs longer.
-const KILL_GRACE: Duration = Duration::from_secs(1);
-
 /// One implementation of iptables, in the network namespace of the calling thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Iptables {
-    backend: Backend,
-    command: &'static str,
-    timeout: Duration,
-}
-
-/// What the thread that runs a program tells the one that waits.
-enum Progress {
-    /// The thread's directory below `/proc`, which lists the program as its child.
-    Running(Option<String>),
-    Ended(Result<Output, Box<dyn StdError + Send + Sync>>),
+    program: Program,
 }
 
 // === impl Iptables ===
@@ -43,30 +25,41 @@ enum Progress {
 impl Iptables {
     /// Nothing is run yet. No command may take longer than `timeout`.
     pub fn new(backend: Backend, timeout: Duration) -> Self {
-        Self { backend, command: backend.command(), timeout }
-    }
-
-    /// The implementation that is run.
-    pub fn backend(&self) -> Backend {
-        self.backend
+        Self { program: Program { backend, command: backend.command(), timeout } }
     }
 
     /// The same, of the given implementation.
     pub fn with_backend(self, backend: Backend) -> Self {
-        Self::new(backend, self.timeout)
+        Self::new(backend, self.program.timeout)
     }
 
-    /// The rules of a chain that exists, first to last, as iptables prints them.
-    pub fn rules(&self, table: Table, chain: &str) -> Result<Vec<String>, Error> {
-        Ok(rules_of(&self.run(table, &format!("-S {chain}"))?, chain))
+    /// The implementation that is run.
+    pub fn backend(&self) -> Backend {
+        self.program.backend
     }
 
     /// The chains of a table. A legacy table that nobody has created yet is not created by asking.
     pub fn chains(&self, table: Table) -> Result<BTreeSet<String>, Error> {
-        if self.backend == Backend::Legacy && !legacy_in_use(table) {
+        if self.backend() == Backend::Legacy && !legacy_in_use(table) {
             return Ok(BTreeSet::new());
         }
-        Ok(chains_of(&self.run(table, "-S")?).map(str::to_owned).collect())
+        let listing = self.readable(table, "-S", "-P ")?;
+        Ok(chains_of(&listing).map(str::to_owned).collect())
+    }
+
+    /// The rules of a built-in chain, first to last, up to the first that cannot be read.
+    ///
+    /// Others write there too, and a rule with an extension that this image does not have ends the
+    /// listing. What is above it is certain, and that is where our jump has to be.
+    pub fn look(&self, table: Table, built_in: &str) -> Result<Vec<String>, Error> {
+        let listing =
+            self.readable(table, &format!("-S {built_in}"), &format!("-P {built_in} "))?;
+        Ok(rules_of(&listing, built_in))
+    }
+
+    /// The rules of a chain of ours that exists, first to last, as iptables prints them.
+    pub fn rules(&self, table: Table, chain: &str) -> Result<Vec<String>, Error> {
+        Ok(rules_of(&self.run(table, &format!("-S {chain}"))?, chain))
     }
 
     /// The rules of a chain of ours, which is created if it is not there.
@@ -130,7 +123,7 @@ impl Iptables {
     pub fn sync_jump(&self, jump: &Jump) -> Result<usize, Error> {
         let mut made = 0;
         for _ in 0..JUMP_ROUNDS {
-            let edits = jump.edits(&self.rules(jump.table, jump.from)?);
+            let edits = jump.edits(&self.look(jump.table, jump.from)?);
             if edits.is_empty() {
                 return Ok(made);
             }
@@ -142,7 +135,7 @@ impl Iptables {
 
     /// Fails unless the jump is at position 1 of its built-in chain.
     pub fn check_jump(&self, jump: &Jump) -> Result<(), Error> {
-        let found = self.rules(jump.table, jump.from)?;
+        let found = self.look(jump.table, jump.from)?;
         if jump.is_first(&found) {
             return Ok(());
         }
@@ -155,7 +148,7 @@ impl Iptables {
         if !self.chains(jump.table)?.contains(jump.to) {
             return Ok(false);
         }
-        let rules = self.rules(jump.table, jump.from)?;
+        let rules = self.look(jump.table, jump.from)?;
         let jumps: Vec<_> = jump.all_in(&rules).cloned().map(Edit::Delete).collect();
         self.edit(jump.table, jump.from, &jumps)?;
         self.run(jump.table, &format!("-F {}", jump.to))?;
@@ -165,102 +158,43 @@ impl Iptables {
 
     /// Runs one command and returns what it printed; any status but 0 is an error.
     fn run(&self, table: Table, command: &str) -> Result<String, Error> {
-        let arguments = format!("-t {table} {command}");
-        // half of the time for the lock leaves the other half for the work; nft has no lock
-        let wait = (self.timeout.as_secs() / 2).max(1);
-        let output = self.execute(table, format!("{command} -w {wait}"), &arguments)?;
+        let output = self.program.run(table, command)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        Err(Error::of_output(self.backend, &arguments, &output))
+        Err(self.error(table, command, &output))
     }
 
-    /// Runs one command in a thread of its own, because the crate's call cannot be given up.
-    fn execute(&self, table: Table, command: String, arguments: &str) -> Result<Output, Error> {
-        let (backend, timeout) = (self.backend, self.timeout);
-        let tool = iptables::IPTables {
-            cmd: self.command,
-            has_check: true,
-            has_wait: false, // it would wait for ever
-            is_numeric: false,
-        };
-        let (tell, progress) = mpsc::channel();
-        let work = move || {
-            let directory = fs::read_link("/proc/thread-self").ok();
-            let directory = directory.map(|path| path.display().to_string());
-            // nobody listens any more if we were given up
-            tell.send(Progress::Running(directory)).ok();
-            let result = tool.execute(table.as_str(), &command).map_err(sendable);
-            tell.send(Progress::Ended(result)).ok();
-        };
-        thread::Builder::new()
-            .name("iptables".to_owned())
-            .spawn(work)
-            .map_err(|source| Error::Start { backend, source })?;
-
-        match wait(&progress, timeout) {
-            Some(Ok(output)) => Ok(output),
-            Some(Err(error)) => Err(match error.downcast::<io::Error>() {
-                Ok(source) if source.kind() == io::ErrorKind::NotFound => {
-                    Error::NotInstalled { backend }
-                }
-                Ok(source) => Error::Start { backend, source: *source },
-                Err(error) => Error::Start { backend, source: io::Error::other(error) },
-            }),
-            None => Err(Error::TimedOut { backend, arguments: arguments.to_owned(), timeout }),
+    /// Runs a listing and returns its whole lines, even if it broke off after its `head`.
+    fn readable(&self, table: Table, command: &str, head: &str) -> Result<String, Error> {
+        let output = self.program.run(table, command)?;
+        let mut listing = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(listing);
         }
+        match self.error(table, command, &output) {
+            Error::Failed { .. } if listing.starts_with(head) => {
+                listing.truncate(listing.rfind('\n').map_or(0, |end| end + 1));
+                Ok(listing)
+            }
+            error => Err(error),
+        }
+    }
+
+    fn error(&self, table: Table, command: &str, output: &Output) -> Error {
+        Error::of_output(self.backend(), &arguments(table, command), output)
     }
 
     /// The same, with another program; tests put a script there.
     #[cfg(test)]
     fn with_command(self, command: &'static str) -> Self {
-        Self { command, ..self }
-    }
-}
-
-/// The crate's errors are not `Send`; an I/O error is kept as such, because its kind matters.
-fn sendable(error: Box<dyn StdError>) -> Box<dyn StdError + Send + Sync> {
-    match error.downcast::<io::Error>() {
-        Ok(error) => error,
-        Err(error) => error.to_string().into(),
-    }
-}
-
-/// The program's result, or none when it had to be killed for taking longer than `timeout`.
-fn wait(
-    progress: &Receiver<Progress>,
-    timeout: Duration,
-) -> Option<Result<Output, Box<dyn StdError + Send + Sync>>> {
-    let mut directory = None;
-    loop {
-        match progress.recv_timeout(timeout) {
-            Ok(Progress::Running(thread)) => directory = thread,
-            Ok(Progress::Ended(result)) => return Some(result),
-            Err(RecvTimeoutError::Timeout) => break,
-            Err(RecvTimeoutError::Disconnected) => return None,
-        }
-    }
-    kill_children(directory.as_deref());
-    // seeing it end means that it cannot write any more after we have reported the failure
-    progress.recv_timeout(KILL_GRACE).ok();
-    None
-}
-
-/// Kills what a thread has started. Where the kernel does not list it, the program ends by itself:
-/// it was told how long to wait for the lock.
-fn kill_children(thread: Option<&str>) {
-    let Some(thread) = thread else { return };
-    let children = fs::read_to_string(format!("/proc/{thread}/children")).unwrap_or_default();
-    for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-        if let Some(pid) = Pid::from_raw(pid) {
-            // it may have ended by itself meanwhile, which is as good
-            kill_process(pid, Signal::KILL).ok();
-        }
+        Self { program: Program { command, ..self.program } }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
     use std::process::Command;
 
@@ -341,6 +275,23 @@ mod tests {
         assert!(matches!(error, Error::ReadBack { chain: "OUTPUT", .. }), "{error}");
     }
 
+    /// As iptables-nft prints when a foreign rule has an extension that is not in the image.
+    #[test]
+    fn what_is_above_a_foreign_rule_that_cannot_be_read_is_certain() {
+        let ours = r#"echo '-A OUTPUT -m comment --comment "two words" -j OURS'"#;
+        let broken = "echo '-P OUTPUT ACCEPT'; OURS; printf -- '-A OUTPUT'; \
+                      echo 'match extension not found' >&2; exit 3";
+        let (directory, iptables) = with(&broken.replace("OURS", ours));
+        assert_eq!(iptables.sync_jump(&jump()).unwrap(), 0);
+        iptables.check_jump(&jump()).unwrap();
+        assert!(log(&directory).iter().all(|line| line.contains("-S")), "{:?}", log(&directory));
+
+        let (_directory, iptables) = with(&broken.replace("OURS", ":"));
+        assert_eq!(iptables.look(Table::Filter, "OUTPUT").unwrap(), [""; 0]);
+        iptables.rules(Table::Filter, "OUTPUT").unwrap_err();
+        iptables.check_jump(&jump()).unwrap_err();
+    }
+
     #[test]
     fn a_comment_of_two_words_stays_one_argument() {
         let (directory, iptables) = with("for a in \"$@\"; do echo \"[$a]\" >> $0.args; done");
@@ -352,7 +303,9 @@ mod tests {
     #[test]
     fn a_program_that_hangs_is_killed() {
         let (directory, iptables) = with("echo $$ > $0.pid; exec sleep 600");
-        let iptables = Iptables { timeout: Duration::from_millis(500), ..iptables };
+        let iptables = Iptables {
+            program: Program { timeout: Duration::from_millis(500), ..iptables.program },
+        };
         let error = iptables.rules(Table::Nat, "OUTPUT").unwrap_err();
         assert!(matches!(error, Error::TimedOut { .. }), "{error}");
         let pid = fs::read_to_string(directory.path().join("iptables.pid")).unwrap();
