@@ -43,9 +43,7 @@ impl FromStr for Rule {
 pub fn run(netns: &Path, rules: &[Rule]) -> Result<()> {
     let mut bound = Vec::new();
     for rule in rules {
-        let listener = TcpListener::bind(rule.listen).with_context(|| {
-            format!("cannot listen on {}: end the program that uses the port", rule.listen)
-        })?;
+        let listener = bind(rule.listen)?;
         listener.set_nonblocking(true)?;
         bound.push((listener, rule.target));
     }
@@ -67,6 +65,12 @@ pub fn run(netns: &Path, rules: &[Rule]) -> Result<()> {
     })
 }
 
+/// Fails if another program has the port.
+pub fn bind(listen: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(listen)
+        .with_context(|| format!("cannot listen on {listen}: end the program that uses the port"))
+}
+
 async fn serve(listener: tokio::net::TcpListener, target: SocketAddr) -> Result<()> {
     loop {
         let (client, _) = match listener.accept().await {
@@ -80,7 +84,7 @@ async fn serve(listener: tokio::net::TcpListener, target: SocketAddr) -> Result<
         };
         tokio::spawn(async move {
             if let Err(error) = forward(client, target).await {
-                eprintln!("{target}: {error}");
+                eprintln!("cannot reach {target}: {error}");
             }
         });
     }
@@ -90,7 +94,8 @@ async fn forward(mut client: TcpStream, target: SocketAddr) -> std::io::Result<(
     let mut server = tokio::time::timeout(CONNECT, TcpStream::connect(target)).await??;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    copy_bidirectional(&mut client, &mut server).await?;
+    // Either side may hang up as it likes.
+    let _ = copy_bidirectional(&mut client, &mut server).await;
     Ok(())
 }
 

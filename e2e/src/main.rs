@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -71,13 +72,24 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
     // Before any thread exists: it changes the namespace of the whole process.
-    if let Command::Forward { netns, rules } = &args.command {
-        return forward::run(netns, rules);
+    let result = if let Command::Forward { netns, rules } = &args.command {
+        forward::run(netns, rules)
+    } else {
+        tokio::runtime::Runtime::new()
+            .context("cannot start the runtime")
+            .and_then(|runtime| runtime.block_on(run(args)))
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not Debug: what helps here is a sentence and not a backtrace.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    tokio::runtime::Runtime::new().context("cannot start the runtime")?.block_on(run(args))
 }
 
 #[expect(clippy::print_stdout, reason = "results go to standard output")]

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Node as KubeNode, ServiceAccount};
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Node as KubeNode, Service, ServiceAccount};
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, PostParams};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::cluster::components::Components;
@@ -18,10 +19,15 @@ use crate::host::{cgroup, net, sysctl};
 use crate::images::{self, Built};
 use crate::process::{Daemon, Started};
 use crate::tools::control_plane::ControlPlane;
-use crate::topology::{FAKE_AZURE_FORWARD, Node};
+use crate::topology::{DNS_SERVICE_IP, FAKE_AZURE_FORWARD, Node};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// A part of the cluster does not come up. Another attempt from the beginning may help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unhealthy(String);
 
 /// Processes that were asked for, to be looked at while waiting.
 struct Running<'a> {
@@ -76,6 +82,7 @@ pub(super) async fn run(
         running.ensure(components.kube_proxy(node)?)?;
     }
     running.pods_can_be_made(&client, nodes).await?;
+    refuse_dns(&client).await?;
     running.fake_azure_answers().await?;
     write_env_file(config, programs)?;
     let verb = if running.changed == 0 { "was up already" } else { "is up" };
@@ -108,11 +115,7 @@ impl Running<'_> {
     }
 
     async fn api_server_is_ready(&self, client: &kube::Client) -> Result<()> {
-        self.until("the API server", async || {
-            let Ok(request) = http::Request::get("/readyz").body(Vec::new()) else { return false };
-            client.request_text(request).await.is_ok_and(|answer| answer == "ok")
-        })
-        .await
+        self.until("the API server", async || says_ok(client, "/readyz").await).await
     }
 
     /// Nodes are ready, and the account that every pod needs is there.
@@ -127,6 +130,14 @@ impl Running<'_> {
             })
         })
         .await?;
+        // A kubelet that just died is still called ready for a while.
+        for node in nodes {
+            let health = format!("/api/v1/nodes/{}/proxy/healthz", node.name());
+            self.until(&format!("kubelet of {}", node.name()), async || {
+                says_ok(client, &health).await
+            })
+            .await?;
+        }
         let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
         self.until("the default service account", async || accounts.get("default").await.is_ok())
             .await
@@ -144,18 +155,20 @@ impl Running<'_> {
 
     /// Waits until `probe` says yes. A process that ends meanwhile ends the wait, with its last words.
     async fn until(&self, what: &str, probe: impl AsyncFn() -> bool) -> Result<()> {
+        let state = &self.config.state;
         let deadline = Instant::now() + PATIENCE;
         let wait = async {
             while !probe().await {
                 for daemon in &self.daemons {
-                    daemon.check(&self.config.state)?;
+                    daemon.check(state).map_err(|error| Unhealthy(format!("{error:#}")))?;
                 }
                 if Instant::now() > deadline {
-                    bail!(
+                    let logs = state.root().join("log");
+                    bail!(Unhealthy(format!(
                         "{what} did not become ready in {} s: look into {}",
                         PATIENCE.as_secs(),
-                        self.config.state.root().join("log").display()
-                    );
+                        logs.display()
+                    )));
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -163,6 +176,33 @@ impl Running<'_> {
         };
         self.config.progress.watch(&format!("waiting for {what}"), wait).await
     }
+}
+
+async fn says_ok(client: &kube::Client, path: &str) -> bool {
+    let Ok(request) = http::Request::get(path).body(Vec::new()) else { return false };
+    client.request_text(request).await.is_ok_and(|answer| answer == "ok")
+}
+
+/// There is no DNS. A Service with nothing behind it makes a lookup fail at once and not after
+/// seconds: kube-proxy answers for it that the port is closed.
+async fn refuse_dns(client: &kube::Client) -> Result<()> {
+    let service: Service = serde_json::from_value(json!({
+        "metadata": { "name": "kube-dns" },
+        "spec": {
+            "clusterIP": DNS_SERVICE_IP,
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP" },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP" },
+            ],
+        },
+    }))?;
+    let api = Api::<Service>::namespaced(client.clone(), "kube-system");
+    // Not "create and see": a second one is refused for its address and not for its name.
+    let made = match api.get_opt("kube-dns").await {
+        Ok(None) => api.create(&PostParams::default(), &service).await.map(drop),
+        found => found.map(drop),
+    };
+    made.context("cannot make the Service for DNS")
 }
 
 fn is_ready(node: &KubeNode) -> bool {

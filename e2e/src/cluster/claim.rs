@@ -40,14 +40,16 @@ impl Claim {
             }
         };
         let owner_file = folder.join("state");
-        if let Ok(owner) = fs::read_to_string(&owner_file) {
-            let owner = Path::new(owner.trim());
-            if owner != state.root() && owner.join("cluster.json").exists() {
+        let owner = fs::read_to_string(&owner_file).unwrap_or_default();
+        let owner = Path::new(owner.trim());
+        if owner != state.root() {
+            if owner.join("cluster.json").exists() {
                 bail!(
                     "the cluster of this machine has its state in {0}: use --state-dir {0}, or take it down first",
                     owner.display()
                 );
             }
+            check_folder(state)?;
         }
         let root = state.root().to_string_lossy();
         files::write(&owner_file, root.as_bytes(), Access::Public)?;
@@ -60,9 +62,45 @@ impl Claim {
     }
 }
 
+/// The folder of a cluster is removed in the end: it must hold nothing else.
+fn check_folder(state: &State) -> Result<()> {
+    let is_empty = fs::read_dir(state.root()).map_or(true, |mut entries| entries.next().is_none());
+    if is_empty || state.record().exists() {
+        return Ok(());
+    }
+    bail!(
+        "{} is not empty and holds no cluster: choose another --state-dir, or empty it",
+        state.root().display()
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_refused_every_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let state = State::new(&dir.path().join("mine")).unwrap();
+        files::write(&state.root().join("thesis.txt"), "", Access::Public).unwrap();
+        for _ in 0..2 {
+            let refused = Claim::take_in(&folder, &state, &Progress::silent()).unwrap_err();
+            assert!(refused.to_string().contains("holds no cluster"), "{refused}");
+        }
+        files::write(&state.record(), "{}", Access::Public).unwrap();
+        Claim::take_in(&folder, &state, &Progress::silent()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_lost_its_record_by_hand_is_still_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let state = State::new(&dir.path().join("mine")).unwrap();
+        drop(Claim::take_in(&folder, &state, &Progress::silent()).unwrap());
+        files::write(&state.root().join("node1/left"), "", Access::Public).unwrap();
+        Claim::take_in(&folder, &state, &Progress::silent()).unwrap();
+    }
 
     #[test]
     fn a_living_cluster_in_another_folder_is_not_touched() {

@@ -8,18 +8,21 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use crate::cluster::Config;
 use crate::cluster::pki::{Pki, User};
 use crate::cluster::render;
 use crate::exec;
 use crate::files::{self, Access};
+use crate::forward;
 use crate::paths::State;
-use crate::process::Daemon;
+use crate::process::{self, Daemon};
 use crate::tools::control_plane::ControlPlane;
 use crate::topology::{
     API_FORWARD, API_PORT, AZURE_IP, AZURE_NETNS, FAKE_AZURE_CONTROL_PORT, FAKE_AZURE_FORWARD,
     Node, SERVICE_CIDR,
 };
 
+const FORWARD: &str = "forward";
 const SERVICE_ACCOUNT_ISSUER: &str = "https://kubernetes.default.svc";
 
 /// What the processes are made from.
@@ -30,6 +33,30 @@ pub(super) struct Components<'a> {
     /// The `e2e` program itself.
     pub(super) helper: &'a Path,
     pub(super) fake_azure: &'a Path,
+}
+
+/// Fails if a program of this workspace was not built.
+pub(super) fn check_programs(config: &Config) -> Result<()> {
+    for (program, package) in [(&config.helper, "e2e"), (&config.fake_azure, "fake-azure")] {
+        if !program.is_file() {
+            bail!(
+                "{} is missing: build it with `cargo build --package {package}`, in the profile that this program was built in",
+                program.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Fails if another program has a port that the forwarder needs.
+pub(super) fn check_ports(state: &State) -> Result<()> {
+    if process::is_running(state, FORWARD) {
+        return Ok(());
+    }
+    for address in [API_FORWARD, FAKE_AZURE_FORWARD] {
+        forward::bind(address.parse()?)?;
+    }
+    Ok(())
 }
 
 impl Components<'_> {
@@ -79,6 +106,9 @@ impl Components<'_> {
             format!("--root-ca-file={}", self.pki.path("ca.crt")),
             "--use-service-account-credentials".to_owned(),
             "--leader-elect=false".to_owned(),
+            // Its own limit of 20 requests a second is most of a cluster's start-up time.
+            "--kube-api-qps=500".to_owned(),
+            "--kube-api-burst=1000".to_owned(),
         ]))
     }
 
@@ -138,12 +168,7 @@ impl Components<'_> {
     pub(super) fn fake_azure(&self) -> Result<Daemon> {
         let dir = self.state.fake_azure();
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let Ok(build) = fs::metadata(self.fake_azure) else {
-            bail!(
-                "{} is missing: build it with `cargo build --package fake-azure`, in the profile that this program was built in",
-                self.fake_azure.display()
-            );
-        };
+        let build = fs::metadata(self.fake_azure).context("fake Azure's program has gone")?;
         Ok(Daemon {
             name: "fake-azure".to_owned(),
             netns: Some(AZURE_NETNS.to_owned()),
@@ -157,7 +182,7 @@ impl Components<'_> {
     pub(super) fn forward(&self) -> Daemon {
         let netns = crate::host::net::netns_path(&Node::standard(1).netns());
         Daemon {
-            name: "forward".to_owned(),
+            name: FORWARD.to_owned(),
             netns: None,
             program: self.helper.to_path_buf(),
             args: vec![

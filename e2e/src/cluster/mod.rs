@@ -25,6 +25,7 @@ use crate::progress::Progress;
 use crate::tools::control_plane::ControlPlane;
 use crate::tools::debian;
 use crate::topology::{self, AZURE_NETNS, FAKE_AZURE_FORWARD, Node};
+use bring_up::Unhealthy;
 use claim::Claim;
 
 /// What a cluster is to be like.
@@ -90,20 +91,25 @@ impl Cluster {
     /// One that was left by a crash and does not recover is taken down first.
     pub async fn ensure(config: Config) -> Result<Self> {
         preflight::check()?;
-        teardown::check_folder(&config.state)?;
+        let asked = topology::standard_nodes(config.nodes)?;
+        // Now, so that a missing program does not cost a running cluster.
+        components::check_programs(&config)?;
         debian::ensure(debian::RUN, &config.progress).await?;
         let programs = ControlPlane::ensure(&config.cache, &config.progress).await?;
         let pause = images::build_pause(&config.cache, &programs, &config.progress).await?;
 
         let _claim = Claim::take(&config.state, &config.progress)?;
+        components::check_ports(&config.state)?;
+        let mut nodes = asked;
         if let Some(record) = Record::read(&config.state) {
-            let nodes = topology::standard_nodes(record.nodes.max(config.nodes))?;
+            nodes = topology::standard_nodes(record.nodes.max(config.nodes))?;
             if can_be_kept(&config.state, record.nodes) {
                 match bring_up::run(&config, &nodes, &programs, &pause).await {
                     Ok(()) => return Ok(Self::new(config, nodes, programs)),
-                    Err(error) => config.progress.step(format!(
+                    Err(error) if error.is::<Unhealthy>() => config.progress.step(format!(
                         "the cluster that is there does not recover, starting over: {error:#}"
                     )),
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -111,14 +117,14 @@ impl Cluster {
             config.progress.step("removing what another cluster left");
             teardown::run(&config.state).await?;
         }
-        let nodes = topology::standard_nodes(config.nodes)?;
         bring_up::run(&config, &nodes, &programs, &pause).await?;
         Ok(Self::new(config, nodes, programs))
     }
 
     /// The cluster of a folder, as it is.
     pub async fn attach(state: State, progress: Progress) -> Result<Self> {
-        let record = Record::read(&state).with_context(|| {
+        let record = Record::read(&state).filter(|_| state.kubeconfig().is_file());
+        let record = record.with_context(|| {
             format!("there is no cluster in {}: run `e2e up`", state.root().display())
         })?;
         let programs = ControlPlane::ensure(&Cache::locate()?, &progress).await?;

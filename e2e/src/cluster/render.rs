@@ -145,12 +145,14 @@ pub(super) fn kube_proxy(node: &Node, kubeconfig: &Path) -> serde_json::Value {
         "clientConnection": { "kubeconfig": kubeconfig },
         "hostnameOverride": node.name(),
         "clusterCIDR": POD_CIDR,
+        // At once and not after a second: tests wait for it.
+        "iptables": { "minSyncPeriod": "0s", "syncPeriod": "30s" },
         // These settings belong to the whole machine.
         "conntrack": { "maxPerCore": 0, "min": 0 },
     })
 }
 
-/// There is no DNS: asking must fail at once and not after seconds.
+/// The DNS that there is not, for pods on their node's network.
 pub(super) fn resolv_conf() -> String {
     format!("nameserver {DNS_SERVICE_IP}\noptions timeout:1 attempts:1\n")
 }

@@ -21,7 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Leaves nothing: no process, mount, namespace, control group or file.
 pub(super) async fn run(state: &State) -> Result<()> {
-    check_folder(state)?;
     stop_processes(state)?;
     remove_shim_sockets(state);
     mounts::unmount_below(state.root())?;
@@ -38,18 +37,6 @@ pub(super) async fn run(state: &State) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// A folder is only removed if it says that it is a cluster's.
-pub(super) fn check_folder(state: &State) -> Result<()> {
-    let is_empty = fs::read_dir(state.root()).map_or(true, |mut entries| entries.next().is_none());
-    if is_empty || state.record().exists() {
-        return Ok(());
-    }
-    bail!(
-        "{} is not empty and holds no cluster: choose another --state-dir, or empty it",
-        state.root().display()
-    );
 }
 
 /// kubelet first, or it starts again what is killed after it.
@@ -170,18 +157,6 @@ mod tests {
         for (words, expected) in cases {
             assert_eq!(is_shim(&arguments(&words), &state), expected, "{words:?}");
         }
-    }
-
-    #[test]
-    fn a_folder_with_something_else_in_it_is_not_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = State::new(dir.path()).unwrap();
-        check_folder(&state).unwrap();
-        fs::write(dir.path().join("thesis.txt"), "").unwrap();
-        assert!(check_folder(&state).is_err());
-        fs::write(state.record(), "{}").unwrap();
-        check_folder(&state).unwrap();
-        check_folder(&State::new(&dir.path().join("none")).unwrap()).unwrap();
     }
 
     #[test]

@@ -12,8 +12,10 @@ use crate::paths::State;
 use crate::topology::{AZURE_IP, AZURE_NETNS, MAX_NODES, METADATA_IP, Node};
 
 /// Forwarding on; no reverse path filter, because answers of the metadata address may come
-/// another way than the kernel expects.
+/// another way than the kernel expects; and no limit on refusals, or a client that is refused
+/// several times waits for an answer instead.
 const SYSCTLS: &str = "echo 1 >/proc/sys/net/ipv4/ip_forward \
+    && echo 0 >/proc/sys/net/ipv4/icmp_ratelimit \
     && echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter \
     && echo 0 >/proc/sys/net/ipv4/conf/default/rp_filter";
 
