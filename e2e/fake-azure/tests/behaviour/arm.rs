@@ -295,12 +295,12 @@ async fn throttling_of_one_host_says_when_to_come_back() {
 async fn a_write_goes_on_when_its_caller_goes_away() {
     let fixture = start().await;
     let token = fixture.arm_token().await;
-    fixture.faults(json!({"operations": {"duration_ms": 400}})).await;
+    fixture.faults(json!({"operations": {"duration_ms": 3000}})).await;
     let body = json!({"identity": {"type": "UserAssigned", "userAssignedIdentities": {demo().as_str(): {}}}});
     let url = format!("{}{}?api-version=2024-07-01", fixture.fake.arm_url(), nodes());
     let request = fixture.http.patch(url).bearer_auth(&token).json(&body);
     // Shorter than the operation, long enough to be accepted.
-    let gone = request.timeout(Duration::from_millis(200)).send().await;
+    let gone = request.timeout(Duration::from_secs(1)).send().await;
     assert!(gone.unwrap_err().is_timeout());
     let ended = fixture.journal_of("operation", 1).await;
     assert_eq!((ended[0].status, &ended[0].attached[..]), (200, &[demo()][..]));

@@ -152,7 +152,7 @@ async fn the_callers_address_decides_whose_identities_these_are() {
 async fn a_machine_has_five_requests_at_a_time_unless_the_limit_is_off() {
     let fixture = start().await;
     for (limit, expect_throttled) in [(true, true), (false, false)] {
-        fixture.faults(json!({"imds": {"latency_ms": 1000}, "imds_rate_limit": limit})).await;
+        fixture.faults(json!({"imds": {"latency_ms": 1500}, "imds_rate_limit": limit})).await;
         let mut requests = tokio::task::JoinSet::new();
         for _ in 0..12 {
             let http = fixture.http.clone();
