@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn only_the_two_spellings_are_booleans() {
-        let cases: [(Option<&str>, Result<Option<bool>, ()>); 7] = [
+        let cases = [
             (None, Ok(None)),
             (Some("true"), Ok(Some(true))),
             (Some("false"), Ok(Some(false))),

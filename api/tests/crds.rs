@@ -1,6 +1,8 @@
 //! The CRDs in the chart are the ones that the types generate (`UPDATE_GOLDEN=1` refreshes them),
 //! and objects of every age still read.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::path::PathBuf;
 
 use api::crd::{

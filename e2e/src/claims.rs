@@ -18,10 +18,10 @@ pub fn decode(token: &str) -> Result<Value> {
 /// The claims worth showing, a line each.
 #[must_use]
 pub fn summary(claims: &Value) -> String {
-    let line = |name: &&str| {
-        let value = &claims[**name];
+    let line = |name: &str| {
+        let value = &claims[name];
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         format!("{name:>9}: {text}")
     };
-    TELLING.iter().map(line).collect::<Vec<_>>().join("\n")
+    TELLING.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -8,14 +8,18 @@ compile_error!(
     "the local cluster needs Linux network namespaces: run it on Linux or in a Linux VM"
 );
 
+pub mod claims;
 pub mod cluster;
+pub mod demo;
 pub mod exec;
 pub mod files;
 pub mod forward;
 pub mod host;
 pub mod images;
 pub mod paths;
+pub mod pods;
 pub mod process;
 pub mod progress;
+pub mod release;
 pub mod tools;
 pub mod topology;

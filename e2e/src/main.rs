@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, Config};
+use e2e::demo;
 use e2e::forward;
 use e2e::images::{self, Image};
 use e2e::paths::{Cache, State};
@@ -25,6 +26,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show the main job end to end, on a cluster that is brought up for it.
+    Demo,
     /// Bring the cluster up, or what is missing of it.
     Up {
         /// At least this many nodes; a running cluster grows, and never shrinks.
@@ -103,6 +106,7 @@ async fn run(args: Args) -> Result<()> {
             let cluster = Cluster::ensure(config).await?;
             println!("source {}", cluster.state().env_file().display());
         }
+        Command::Demo => demo::run(Config { state, ..Config::standard(progress)? }).await?,
         Command::Down => {
             let was_there = Cluster::down(&state, &progress).await?;
             progress.step(if was_there { "the cluster is gone" } else { "there was no cluster" });

@@ -34,30 +34,39 @@ async fn in_pod(demo: &Demo<'_>) -> Result<()> {
     demo.narrator.command(IN_POD);
     let args = ["exec", POD, "-c", "app", "--", "bash", "-c", IN_POD];
     let answer = exec::output(&mut demo.cluster.kubectl(&args)).await?;
-    let body: Value = serde_json::from_str(&answer).with_context(|| format!("not JSON: {answer}"))?;
+    let body: Value =
+        serde_json::from_str(&answer).with_context(|| format!("not JSON: {answer}"))?;
     show_token(demo, &body)
 }
 
 async fn python(demo: &Demo<'_>) -> Result<()> {
-    demo.narrator.say("2. An application in Python, with Azure's SDK and its DefaultAzureCredential:");
+    demo.narrator
+        .say("2. An application in Python, with Azure's SDK and its DefaultAzureCredential:");
     demo.narrator.show(PYTHON);
-    let mut pod = pods::bound(pods::client("default", "python-app", &["python3", "-c", PYTHON]), "select_it");
+    let mut pod =
+        pods::bound(pods::client("default", "python-app", &["python3", "-c", PYTHON]), "select_it");
     pod["metadata"]["labels"]["demo"] = json!("yes");
     demo.narrator.create(demo.cluster, &pod).await?;
-    let wait = ["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s", "pod/python-app"];
+    let wait =
+        ["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s", "pod/python-app"];
     let ended = exec::run(&mut demo.cluster.kubectl(&wait)).await;
-    let logs = exec::output(&mut demo.cluster.kubectl(&["logs", "python-app", "-c", "app"])).await?;
-    ended.with_context(|| format!("the application did not succeed; it says:\n{}", exec::tail(&logs)))?;
+    let logs =
+        exec::output(&mut demo.cluster.kubectl(&["logs", "python-app", "-c", "app"])).await?;
+    ended.with_context(|| {
+        format!("the application did not succeed; it says:\n{}", exec::tail(&logs))
+    })?;
     demo.narrator.say("It printed a token with these claims:");
     show_claims(demo, logs.trim())
 }
 
 async fn on_node(demo: &Demo<'_>) -> Result<()> {
-    demo.narrator.say("3. A process on the node (a CSI driver, a FlexVolume) asks for the pod's token:");
+    demo.narrator
+        .say("3. A process on the node (a CSI driver, a FlexVolume) asks for the pod's token:");
     demo.narrator.command(ON_NODE);
     let mut command = demo.cluster.in_node(&demo.cluster.nodes()[0], "bash");
     let answer = exec::output(command.args(["-c", &format!("{ON_NODE} -s")])).await?;
-    let body: Value = serde_json::from_str(&answer).with_context(|| format!("not JSON: {answer}"))?;
+    let body: Value =
+        serde_json::from_str(&answer).with_context(|| format!("not JSON: {answer}"))?;
     demo.narrator.show(&format!("clientid: {}", body["clientid"].as_str().unwrap_or_default()));
     show_token(demo, &body["token"])
 }

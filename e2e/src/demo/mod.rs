@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, Config};
 use crate::exec;
 use crate::images::{self, Built, Image};
-use crate::progress::Progress;
 use crate::{pods, release};
 use narrator::Narrator;
 
@@ -45,21 +44,24 @@ spec:
 pub async fn run(config: Config) -> Result<()> {
     let progress = config.progress.clone();
     let mut narrator = Narrator::new(STEPS);
-    narrator.say("Pod Identity Sidecar: an application in an unprivileged pod gets a Microsoft Entra token");
+    narrator.say(
+        "Pod Identity Sidecar: an application in an unprivileged pod gets a Microsoft Entra token",
+    );
     narrator.say("for exactly the identity that was bound to it. Everything here is real (API server, kubelet,");
     narrator.say("iptables, chart, images) except Azure, which is a fake on this machine.");
 
     narrator.step("A Kubernetes cluster of one node, in network namespaces of this machine");
     let state = config.state.clone();
     let cache = config.cache.clone();
-    let cluster = Cluster::ensure(config)
-        .await
-        .with_context(|| format!("step 1: see the logs in {}", state.root().join("log").display()))?;
+    let cluster = Cluster::ensure(config).await.with_context(|| {
+        format!("step 1: see the logs in {}", state.root().join("log").display())
+    })?;
     narrator.kubectl(&cluster, "get nodes -o wide").await?;
 
     narrator.step("The images, built from this checkout");
     let wanted: Vec<Image> = Image::all().collect();
-    let built = images::build(&wanted, &cache, &progress).await.context("step 2: building images")?;
+    let built =
+        images::build(&wanted, &cache, &progress).await.context("step 2: building images")?;
     cluster.load(&built).await.context("step 2: importing images")?;
     for image in &built {
         narrator.show(&images::reference(image.name));
@@ -100,12 +102,13 @@ impl Demo<'_> {
         self.narrator.command(&format!("helm {}", args.join(" ")));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let notes = exec::output(&mut self.cluster.helm(&args)).await.with_context(|| {
-            format!("read `kubectl -n {0} get events,pods` and `kubectl -n {0} logs …`", release::NAMESPACE)
+            format!(
+                "read `kubectl -n {0} get events,pods` and `kubectl -n {0} logs …`",
+                release::NAMESPACE
+            )
         })?;
         self.narrator.show(&notes);
-        self.narrator
-            .kubectl(self.cluster, &format!("-n {} get pods", release::NAMESPACE))
-            .await
+        self.narrator.kubectl(self.cluster, &format!("-n {} get pods", release::NAMESPACE)).await
     }
 
     async fn bind(&mut self) -> Result<()> {
@@ -122,7 +125,9 @@ impl Demo<'_> {
         let old = ["-n", "default", "delete", "pod", "--ignore-not-found", "--wait", "-l", "demo"];
         exec::run(&mut self.cluster.kubectl(&old)).await?;
         self.start(&demo_pod("default", POD, Some("select_it"))).await?;
-        self.narrator.say("The webhook put an init container and a sidecar before the application's container:");
+        self.narrator.say(
+            "The webhook put an init container and a sidecar before the application's container:",
+        );
         let containers = "get pod nginx-flex-kv-int -o jsonpath={range.spec.initContainers[*]}{.name}{\"\\n\"}{end}{range.spec.containers[*]}{.name}{\"\\n\"}{end}";
         self.narrator.kubectl(self.cluster, containers).await
     }
@@ -141,8 +146,14 @@ impl Demo<'_> {
     async fn look_behind(&mut self) -> Result<()> {
         self.narrator.step("Behind it");
         self.narrator.say("The controller wrote one object for the pod and its identity:");
-        self.narrator.kubectl(self.cluster, "get azureassignedidentities,azureidentities,azureidentitybindings").await?;
-        self.narrator.say("It asked Azure Resource Manager once to attach the identity to the scale set:");
+        self.narrator
+            .kubectl(
+                self.cluster,
+                "get azureassignedidentities,azureidentities,azureidentitybindings",
+            )
+            .await?;
+        self.narrator
+            .say("It asked Azure Resource Manager once to attach the identity to the scale set:");
         let journal = arm_writes(self.cluster).await?;
         self.narrator.show(&journal);
         self.narrator.say("and noted what is its own to detach:");
@@ -173,12 +184,23 @@ fn demo_pod(namespace: &str, name: &str, selector: Option<&str>) -> Value {
 
 /// What fake Azure's ARM was asked to change, a line each.
 async fn arm_writes(cluster: &Cluster) -> Result<String> {
-    let url = format!("{}/_fake/journal", cluster.fake_azure());
+    let url = format!("{}/_fake/journal?service=arm", cluster.fake_azure());
     let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
     let journal: Value = client.get(url).send().await?.error_for_status()?.json().await?;
-    let entries = journal["entries"].as_array().or(journal.as_array()).cloned().unwrap_or_default();
-    let writes = entries.iter().filter(|entry| {
-        entry["service"] == "arm" && entry["method"].as_str() == Some("PATCH")
-    });
-    Ok(writes.map(|entry| format!("{entry}\n")).collect())
+    let entries = journal["entries"].as_array().cloned().unwrap_or_default();
+    let line = |entry: &Value| {
+        let names = |key: &str| {
+            let ids = entry[key].as_array().cloned().unwrap_or_default();
+            let last = |id: &Value| id.as_str()?.rsplit('/').next().map(str::to_owned);
+            ids.iter().filter_map(last).collect::<Vec<_>>().join(", ")
+        };
+        format!(
+            "PATCH …/{} → {}; attached: [{}], detached: [{}]\n",
+            entry["path"].as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default(),
+            entry["status"],
+            names("attached"),
+            names("detached"),
+        )
+    };
+    Ok(entries.iter().filter(|entry| entry["method"] == "PATCH").map(line).collect())
 }

@@ -13,7 +13,9 @@ const URL: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-ver
 pub(super) async fn run(demo: &mut Demo<'_>) -> Result<()> {
     demo.narrator.step("Who gets nothing");
 
-    demo.narrator.say("A pod whose label no binding selects (it is told after the start-up gate, here 2 s):");
+    demo.narrator.say(
+        "A pod whose label no binding selects (it is told after the start-up gate, here 2 s):",
+    );
     let mut pod = demo_pod("default", "unbound", Some(NO_IDENTITY));
     pod["metadata"]["annotations"] = json!({"aadpodidentity.k8s.io/gate-timeout": "2s"});
     demo.start(&pod).await?;

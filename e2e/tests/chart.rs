@@ -1,0 +1,102 @@
+//! The chart renders to what the golden files say (`UPDATE_GOLDEN=1` refreshes them), passes
+//! `helm lint`, and refuses values that cannot work.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use e2e::paths::Cache;
+use e2e::progress::Progress;
+use e2e::release;
+use e2e::tools::control_plane::ControlPlane;
+
+/// What every rendering needs.
+const BASE: &[&str] = &["--set", "image.registry=registry.example/pod-identity-sidecar"];
+
+const CASES: [(&str, &[&str]); 4] = [
+    ("default", &[]),
+    (
+        "custom-cloud",
+        &[
+            "--set=cloud.name=Custom,cloud.authorityHost=https://login.example",
+            "--set=cloud.resourceManager=https://arm.example",
+            "--set=cloud.caBundle=PEM",
+            "--set=azure.credential=servicePrincipal,azure.existingSecret=sp",
+            "--set=azure.clientID=00000000-0000-0000-0000-000000000001,azure.tenantID=contoso",
+        ],
+    ),
+    ("azure-json", &["--set=azure.credential=cloudConfig", "--set=forceNamespaced=true"]),
+    (
+        "minimal",
+        &[
+            "--set=webhook.replicas=1,controller.replicas=1",
+            "--set=nmiHost.nodeGuard=false,userFacingRoles=true",
+            "--set=azure.credential=workloadIdentity,azure.tenantID=contoso",
+            "--set=azure.clientID=00000000-0000-0000-0000-000000000001",
+        ],
+    ),
+];
+
+/// Values that must not get as far as a cluster, and what the person is told.
+const REFUSED: [(&[&str], &str); 7] = [
+    (&["--set=image.registry="], "image.registry is empty"),
+    (&["--set=webhook.replica=3"], "replica"),
+    (&["--set=forceNamespaced=yes"], "forceNamespaced"),
+    (&["--set=cloud.name=AzureGermanCloud"], "/cloud/name"),
+    (&["--set=cloud.name=Custom"], "authorityHost"),
+    (&["--set=injection.gateTimeout=soon"], "gateTimeout"),
+    (&["--set=azure.clientID=kubelet"], "clientID"),
+];
+
+async fn helm(args: &[&str]) -> Output {
+    let cache = Cache::locate().unwrap();
+    let programs = ControlPlane::ensure(&cache, &Progress::to_stderr()).await.unwrap();
+    let mut command = Command::new(programs.program("helm"));
+    command.args(args).args(BASE).output().unwrap()
+}
+
+async fn render(args: &[&str]) -> Output {
+    let chart = release::chart();
+    let head = ["template", "pis", chart.to_str().unwrap(), "--namespace=pis-system"];
+    let tail = ["--kube-version=1.34.0"];
+    let all: Vec<&str> = head.into_iter().chain(tail).chain(BASE.iter().copied()).collect();
+    let cache = Cache::locate().unwrap();
+    let programs = ControlPlane::ensure(&cache, &Progress::to_stderr()).await.unwrap();
+    Command::new(programs.program("helm")).args(all).args(args).output().unwrap()
+}
+
+#[tokio::test]
+async fn renderings_are_the_golden_ones() {
+    for (case, args) in CASES {
+        let output = render(args).await;
+        assert!(output.status.success(), "{case}: {}", String::from_utf8_lossy(&output.stderr));
+        let rendered = String::from_utf8(output.stdout).unwrap();
+        let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(format!("chart-{case}.yaml"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &rendered).unwrap();
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert!(rendered == expected, "{} differs: run `make golden`", golden.display());
+    }
+}
+
+#[tokio::test]
+async fn the_chart_passes_lint() {
+    let chart = release::chart();
+    let args = ["lint", "--strict", chart.to_str().unwrap(), "--kube-version=1.34.0"];
+    let output = helm(&args).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[tokio::test]
+async fn values_that_cannot_work_are_refused() {
+    for (args, expected) in REFUSED {
+        let output = render(args).await;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{args:?} was accepted");
+        assert!(error.contains(expected), "{args:?}: {error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! The one installation that all tests share, and fake Azure beside it.
+
+use std::time::Duration;
+
+use e2e::cluster::{Cluster, Config};
+use e2e::images::{self, Image};
+use e2e::progress::Progress;
+use e2e::release;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+pub(crate) const SCALE_SET: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/MC_demo/providers/Microsoft.Compute/virtualMachineScaleSets/nodes";
+
+/// An identity of fake Azure.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) resource_id: String,
+    pub(crate) client_id: String,
+    pub(crate) object_id: String,
+}
+
+/// The cluster with the product on it.
+pub(crate) struct Env {
+    pub(crate) cluster: Cluster,
+    pub(crate) azure: Azure,
+}
+
+/// Fake Azure's control API.
+pub(crate) struct Azure {
+    base: String,
+    client: reqwest::Client,
+}
+
+static ENV: OnceCell<Env> = OnceCell::const_new();
+
+/// The installation; made by the first test that asks.
+pub(crate) async fn env() -> &'static Env {
+    ENV.get_or_init(|| async {
+        let config = Config::standard(Progress::to_stderr()).unwrap();
+        let (cache, progress) = (config.cache.clone(), config.progress.clone());
+        let cluster = Cluster::ensure(config).await.unwrap();
+        let wanted: Vec<Image> = Image::all().collect();
+        let built = images::build(&wanted, &cache, &progress).await.unwrap();
+        cluster.load(&built).await.unwrap();
+        release::install(&cluster, &built).await.unwrap();
+        let azure = Azure::new(cluster.fake_azure());
+        Env { cluster, azure }
+    })
+    .await
+}
+
+impl Env {
+    /// kubectl with these arguments: standard output, or standard error as the error.
+    pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.cluster.kubectl(args).output().await.unwrap();
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    /// One object as JSON.
+    pub(crate) async fn get(&self, args: &[&str]) -> Value {
+        let all: Vec<&str> = [&["get", "-o", "json"], args].concat();
+        serde_json::from_str(&self.kubectl(&all).await.unwrap()).unwrap()
+    }
+}
+
+impl Azure {
+    fn new(base: String) -> Self {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+        Self { base, client }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let response = self.client.get(format!("{}/_fake/{path}", self.base)).send().await;
+        response.unwrap().error_for_status().unwrap().json().await.unwrap()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Value {
+        let request = self.client.post(format!("{}/_fake/{path}", self.base)).json(body);
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        assert!(status.is_success(), "POST {path}: {status}: {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Makes an identity that no other test uses. `number` tells it from all others.
+    pub(crate) async fn identity(&self, name: &str, number: u16) -> Identity {
+        let identity = Identity {
+            name: name.to_owned(),
+            resource_id: format!(
+                "/subscriptions/{SUBSCRIPTION}/resourceGroups/identities/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+            ),
+            client_id: format!("2a000000-0000-0000-0000-{number:012}"),
+            object_id: format!("3a000000-0000-0000-0000-{number:012}"),
+        };
+        let body = json!({
+            "id": identity.resource_id,
+            "client_id": identity.client_id,
+            "principal_id": identity.object_id,
+        });
+        self.post("identities", &body).await;
+        identity
+    }
+
+    /// The identities that are attached to the nodes' scale set.
+    pub(crate) async fn attached(&self) -> Vec<String> {
+        let state = self.get("state").await;
+        let hosts = state["hosts"].as_array().cloned().unwrap();
+        let host = hosts
+            .iter()
+            .find(|host| host["id"].as_str().unwrap().eq_ignore_ascii_case(SCALE_SET))
+            .expect("the scale set");
+        let attached = host["identities"].as_array().unwrap();
+        attached.iter().map(|id| id.as_str().unwrap().to_ascii_lowercase()).collect()
+    }
+
+    pub(crate) async fn is_attached(&self, identity: &Identity) -> bool {
+        self.attached().await.contains(&identity.resource_id.to_ascii_lowercase())
+    }
+}
+
+/// Asks again until the answer is there; fails with what was asked for after `limit`.
+pub(crate) async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

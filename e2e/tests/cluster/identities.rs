@@ -1,0 +1,102 @@
+//! Identities are attached with the first pod, detached after the last, and nobody else's is
+//! touched.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::env::{SCALE_SET, env, eventually};
+use crate::namespace::Namespace;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn attached_for_the_first_pod_and_detached_after_the_last() {
+    let space = Namespace::new("attach").await;
+    let azure = &env().await.azure;
+    let identity = azure.identity("attach", 20).await;
+    let foreign = azure.identity("foreign", 21).await;
+    azure
+        .post("hosts/attach", &json!({"host": SCALE_SET, "identities": [foreign.resource_id]}))
+        .await;
+    let node_identity = azure.attached().await.into_iter().find(|id| id.ends_with("agentpool"));
+    space.bind(&identity, "app").await;
+    space.bind(&foreign, "foreign").await;
+    assert!(!azure.is_attached(&identity).await, "nothing needs it yet");
+
+    space.start(&space.pod("one", "app")).await;
+    space.start(&space.pod("two", "app")).await;
+    space.start(&space.pod("three", "foreign")).await;
+    assert!(azure.is_attached(&identity).await);
+
+    space.delete("pod", "one").await;
+    space.token("two", "").await.is_of(&identity);
+    space.delete("pod", "two").await;
+    space.delete("pod", "three").await;
+    eventually("the identity is detached", LIMIT, async || {
+        (!azure.is_attached(&identity).await).then_some(())
+    })
+    .await;
+    assert!(azure.is_attached(&foreign).await, "somebody else attached it");
+    assert_eq!(
+        node_identity,
+        azure.attached().await.into_iter().find(|id| id.ends_with("agentpool"))
+    );
+    space.done().await;
+}
+
+#[tokio::test]
+async fn an_identity_that_azure_does_not_know_keeps_no_other_waiting() {
+    let space = Namespace::new("refused").await;
+    let azure = &env().await.azure;
+    let good = azure.identity("good", 22).await;
+    space.bind(&good, "good").await;
+    let spec = json!({
+        "type": 0,
+        "resourceID": good.resource_id.replace("/good", "/gone"),
+        "clientID": "2a000000-0000-0000-0000-999999999999",
+    });
+    space.apply(&space.object("AzureIdentity", "gone", &spec)).await.unwrap();
+    space.bind_name("gone", "gone").await;
+    let mut pod = space.pod("gone", "gone");
+    pod["metadata"]["annotations"] = json!({"aadpodidentity.k8s.io/gate-timeout": "5s"});
+    space.apply(&pod).await.unwrap();
+    space.start(&space.pod("good", "good")).await;
+    space.token("good", "").await.is_of(&good);
+
+    space.ready("gone").await;
+    space.token("gone", "").await.is_refused("Identity not found");
+    let (ready, reason, message) = space.condition("azureidentity", "gone").await;
+    assert_eq!(ready, "False", "{reason}: {message}");
+    assert!(message.contains("gone"), "{message}");
+    let events = ["-n", &space.name, "get", "events", "--field-selector=involvedObject.name=gone"];
+    let events = space.env.kubectl(&events).await.unwrap();
+    assert!(events.contains("IdentityNotAssigned"), "{events}");
+    space.done().await;
+}
+
+#[tokio::test]
+async fn a_client_id_of_another_identity_is_not_assigned() {
+    let space = Namespace::new("mismatch").await;
+    let azure = &env().await.azure;
+    let identity = azure.identity("mine", 23).await;
+    let spec = json!({
+        "type": 0,
+        "resourceID": identity.resource_id,
+        // The node's own: whoever could get it by writing it down here would own the cluster.
+        "clientID": "20000000-0000-0000-0000-000000000004",
+    });
+    space.apply(&space.object("AzureIdentity", "mine", &spec)).await.unwrap();
+    space.bind_name("mine", "app").await;
+    let mut pod = space.pod("app", "app");
+    pod["metadata"]["annotations"] = json!({"aadpodidentity.k8s.io/gate-timeout": "5s"});
+    space.start(&pod).await;
+    space.token("app", "").await.is_refused("Identity not found");
+    let reason = eventually("the mismatch is reported", LIMIT, async || {
+        let (_, reason, message) = space.condition("azureidentity", "mine").await;
+        (reason == "ClientIDMismatch").then_some(message)
+    })
+    .await;
+    assert!(reason.contains(&identity.client_id), "{reason}");
+    space.done().await;
+}

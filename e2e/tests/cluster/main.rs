@@ -1,0 +1,15 @@
+//! The product on a real cluster: what only a kubelet, an API server and iptables can show.
+//!
+//! Needs root; `make cluster-test` runs it. Tests share one installation and bring a namespace of
+//! their own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
+mod bad_input;
+mod env;
+mod guard;
+mod identities;
+mod lifecycle;
+mod namespace;
+mod outages;
+mod tokens;
