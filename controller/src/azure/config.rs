@@ -1,0 +1,149 @@
+//! What the settings for Azure mean together, and the ARM client that they describe.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use api::cloud::Cloud;
+use azure_core::credentials::TokenCredential;
+use azure_core::http::Transport;
+
+use super::cloud::{cloud, path_given};
+use super::file::{self, AzureJson, EnvironmentFile};
+use super::reload::{CloudConfigFile, Reloading};
+use super::selection::{identity_of_args, identity_of_file};
+use super::transport::transport;
+use super::{AzureArgs, AzureError, ControllerIdentity, CredentialKind};
+use crate::compute::ArmClient;
+
+/// Where Azure is, and as whom the controller talks to it.
+#[derive(Clone, Debug)]
+pub(crate) struct AzureConfig {
+    /// The cloud's endpoints.
+    pub(crate) cloud: Cloud,
+    /// As whom.
+    pub(crate) identity: ControllerIdentity,
+    /// The `azure.json` that the identity came from.
+    source: Option<CloudConfigFile>,
+    ca_bundle: Option<PathBuf>,
+}
+
+// === impl AzureConfig ===
+
+impl AzureConfig {
+    /// Validates `args` and reads the files that they name.
+    pub(crate) fn load(args: &AzureArgs) -> Result<Self, AzureError> {
+        let mut json = AzureJson::default();
+        let mut source = None;
+        if let Some(path) = args.cloudconfig.as_deref().and_then(path_given) {
+            let content = file::read(path)?;
+            json = file::parse(path, &content)?;
+            source = Some(CloudConfigFile::new(path, &content));
+        }
+        let environment = match args.azure_environment.as_deref().and_then(path_given) {
+            Some(path) => file::parse(path, &file::read(path)?)?,
+            None => EnvironmentFile::default(),
+        };
+        let cloud = cloud(args, &json, &environment)?;
+        let from_file = source.is_some() && args.azure_credential == CredentialKind::Auto;
+        let identity = if from_file { identity_of_file(&json)? } else { identity_of_args(args)? };
+        let source = source.filter(|_| from_file);
+        let ca_bundle = args.ca_bundle.as_deref().and_then(path_given).map(Path::to_owned);
+        Ok(Self { cloud, identity, source, ca_bundle })
+    }
+
+    /// The client for this cloud with this identity.
+    pub(crate) fn arm_client(&self) -> Result<ArmClient, AzureError> {
+        let transport = transport(self.ca_bundle.as_deref())?;
+        let credential = self.credential(&transport)?;
+        Ok(ArmClient::new(&self.cloud, credential, transport)?)
+    }
+
+    fn credential(&self, transport: &Transport) -> Result<Arc<dyn TokenCredential>, AzureError> {
+        let credential = self.identity.credential(&self.cloud, transport, is_set)?;
+        let Some(source) = &self.source else { return Ok(credential) };
+        let (cloud, transport) = (self.cloud.clone(), transport.clone());
+        let reloading =
+            Reloading::new(source.clone(), self.identity.clone(), credential, move |identity| {
+                identity.credential(&cloud, &transport, is_set)
+            });
+        Ok(Arc::new(reloading))
+    }
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    fn file(content: &str) -> NamedTempFile {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file
+    }
+
+    fn principal() -> NamedTempFile {
+        file(
+            r#"{"cloud": "AzureChinaCloud", "tenantId": "t", "aadClientId": "c", "aadClientSecret": "p4ssw0rd"}"#,
+        )
+    }
+
+    #[test]
+    fn the_cloud_config_gives_cloud_and_identity() {
+        let json = principal();
+        let args = AzureArgs {
+            cloudconfig: Some(json.path().to_owned()),
+            use_msi: Some("true".to_owned()),
+            ..AzureArgs::default()
+        };
+        let config = AzureConfig::load(&args).unwrap();
+        assert_eq!(config.cloud.resource_manager, "https://management.chinacloudapi.cn");
+        assert_eq!(config.identity.to_string(), "service principal c", "the file comes first");
+        assert!(config.source.is_some());
+        assert!(!format!("{config:#?}").contains("p4ssw0rd"));
+    }
+
+    #[test]
+    fn an_explicit_kind_leaves_the_file_its_cloud_only() {
+        let json = principal();
+        let args = AzureArgs {
+            cloudconfig: Some(json.path().to_owned()),
+            azure_credential: CredentialKind::ManagedIdentity,
+            ..AzureArgs::default()
+        };
+        let config = AzureConfig::load(&args).unwrap();
+        assert_eq!(config.cloud.resource_manager, "https://management.chinacloudapi.cn");
+        assert_eq!(config.identity, ControllerIdentity::Managed(None));
+        assert!(config.source.is_none(), "nothing of the file's to reload");
+    }
+
+    #[test]
+    fn an_endpoints_file_makes_a_custom_cloud() {
+        let endpoints = file(
+            r#"{"name": "AzureStackCloud", "activeDirectoryEndpoint": "https://login.stack/adfs/", "resourceManagerEndpoint": "https://management.stack/", "tokenAudience": "https://management.stack/guid"}"#,
+        );
+        let args = AzureArgs {
+            cloud: Some("AzureStackCloud".to_owned()),
+            azure_environment: Some(endpoints.path().to_owned()),
+            use_msi: Some("true".to_owned()),
+            ..AzureArgs::default()
+        };
+        let cloud = AzureConfig::load(&args).unwrap().cloud;
+        assert_eq!(cloud.authority_host, "https://login.stack/adfs");
+        assert_eq!(cloud.resource_manager_audience, "https://management.stack/guid");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let args =
+            AzureArgs { cloudconfig: Some("/nonexistent/azure.json".into()), ..Default::default() };
+        let error = AzureConfig::load(&args).unwrap_err().to_string();
+        assert_eq!(error, "cannot read /nonexistent/azure.json");
+    }
+}

@@ -1,0 +1,100 @@
+//! Settings files: `azure.json` of the nodes, and the endpoints file of Azure Stack Hub.
+
+use std::path::Path;
+
+use azure_core::credentials::Secret;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::AzureError;
+
+/// What the controller reads of `azure.json`. Hosts are found by their nodes' provider ids, so
+/// that subscription and resource group are not among it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct AzureJson {
+    pub(super) cloud: Option<String>,
+    #[serde(rename = "resourceManagerEndpoint")]
+    pub(super) resource_manager: Option<String>,
+    #[serde(rename = "tenantId")]
+    pub(super) tenant_id: Option<String>,
+    #[serde(rename = "aadClientId")]
+    pub(super) client_id: Option<String>,
+    #[serde(rename = "aadClientSecret")]
+    pub(super) client_secret: Option<Secret>,
+    #[serde(rename = "useManagedIdentityExtension")]
+    pub(super) use_managed_identity: bool,
+    #[serde(rename = "userAssignedIdentityID")]
+    pub(super) user_assigned_identity: Option<String>,
+}
+
+/// What the controller reads of the file that `AZURE_ENVIRONMENT_FILEPATH` names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct EnvironmentFile {
+    #[serde(rename = "activeDirectoryEndpoint")]
+    pub(super) authority_host: Option<String>,
+    #[serde(rename = "resourceManagerEndpoint")]
+    pub(super) resource_manager: Option<String>,
+    #[serde(rename = "tokenAudience")]
+    pub(super) audience: Option<String>,
+}
+
+/// The bytes of a file; errors name it.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, AzureError> {
+    std::fs::read(path).map_err(|source| AzureError::Unreadable { path: path.to_owned(), source })
+}
+
+/// Parses the content of the file at `path`.
+pub(super) fn parse<T: DeserializeOwned>(path: &Path, content: &[u8]) -> Result<T, AzureError> {
+    // Written by tools of Windows, too.
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    serde_json::from_slice(content).map_err(|error| AzureError::Invalid {
+        path: path.to_owned(),
+        line: error.line(),
+        column: error.column(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn azure_json(text: &str) -> Result<AzureJson, AzureError> {
+        parse(Path::new("azure.json"), text.as_bytes())
+    }
+
+    #[test]
+    fn the_file_of_an_aks_node_is_read() {
+        let file = azure_json(
+            "\u{feff}{
+                \"cloud\": \"AzurePublicCloud\", \"tenantId\": \"t\",
+                \"subscriptionId\": \"s\", \"resourceGroup\": \"g\", \"vmType\": \"vmss\",
+                \"aadClientId\": \"msi\", \"aadClientSecret\": \"msi\",
+                \"useManagedIdentityExtension\": true,
+                \"userAssignedIdentityID\": \"00000000-0000-0000-0000-000000000001\",
+                \"loadBalancerSku\": \"Standard\", \"cloudProviderBackoff\": true
+            }",
+        )
+        .unwrap();
+        assert!(file.use_managed_identity);
+        assert_eq!(file.client_secret.unwrap().secret(), "msi");
+        assert_eq!(
+            file.user_assigned_identity.as_deref(),
+            Some("00000000-0000-0000-0000-000000000001")
+        );
+        assert_eq!(azure_json("{}").unwrap(), AzureJson::default());
+    }
+
+    #[test]
+    fn no_error_and_no_debug_quotes_a_secret() {
+        let error = azure_json("{\n\"aadClientSecret\": 4711}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "azure.json is not valid JSON of the expected shape, at line 2 column 23"
+        );
+        assert!(!format!("{error:?}").contains("4711"));
+        let file = azure_json("{\"aadClientSecret\": \"p4ssw0rd\"}").unwrap();
+        assert!(!format!("{file:?}").contains("p4ssw0rd"));
+    }
+}

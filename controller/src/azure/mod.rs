@@ -1,0 +1,103 @@
+//! Which Azure the controller talks to, and as whom: settings, credentials, transport.
+
+use std::path::PathBuf;
+
+use api::cloud::CloudError;
+use runtime::ca::CaBundleError;
+
+mod args;
+mod cloud;
+mod config;
+mod credential;
+mod file;
+mod readable;
+mod reload;
+mod selection;
+mod transport;
+
+pub(crate) use args::{AzureArgs, CredentialKind};
+pub(crate) use config::AzureConfig;
+pub(crate) use credential::{ControllerIdentity, ManagedId};
+
+use crate::compute::EndpointError;
+
+/// The settings for Azure do not make sense, or name something that is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AzureError {
+    /// The cloud's endpoints.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    /// A settings file cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A settings file is not what it should be. The parser's words are left out on purpose: they
+    /// may quote a secret.
+    #[error("{path} is not valid JSON of the expected shape, at line {line} column {column}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where, counted from 1.
+        line: usize,
+        /// Where, counted from 1.
+        column: usize,
+    },
+    /// A setting that the chosen credential needs is missing.
+    #[error("{kind} needs {setting}")]
+    Missing {
+        /// The kind of credential, or the file it comes from.
+        kind: &'static str,
+        /// What to give.
+        setting: &'static str,
+    },
+    /// Nothing says as whom to talk to Azure.
+    #[error(
+        "no Azure credential is configured: give --cloudconfig FILE (azure.json), USE_MSI=true for a managed identity, TENANT_ID with CLIENT_ID and CLIENT_SECRET for a service principal, or let the workload identity webhook set AZURE_FEDERATED_TOKEN_FILE"
+    )]
+    NoCredential,
+    /// Neither true nor false.
+    #[error("{name} must be true or false, not {value:?}")]
+    NotABoolean {
+        /// The setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// Names no managed identity.
+    #[error(
+        "{name} must be the client id or the ARM resource id of a managed identity, not {value:?}"
+    )]
+    NotAnIdentity {
+        /// The setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// The environment names another source of managed identity tokens than IMDS.
+    #[error(
+        "the environment variable {0} would send requests for the managed identity elsewhere: unset it"
+    )]
+    DivertedManagedIdentity(&'static str),
+    /// The CA bundle.
+    #[error(transparent)]
+    CaBundle(#[from] CaBundleError),
+    /// Nobody to trust.
+    #[error(
+        "found no root certificates on this system: install ca-certificates, set SSL_CERT_FILE or give --ca-bundle"
+    )]
+    NoRoots,
+    /// A root certificate cannot be used.
+    #[error("cannot set up TLS with the root certificates of the system and of --ca-bundle")]
+    Tls(#[source] reqwest::Error),
+    /// The library did not accept the settings.
+    #[error("cannot set up the credential")]
+    Credential(#[source] azure_core::Error),
+    /// The ARM endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+}
