@@ -16,6 +16,7 @@ pub mod files;
 pub mod forward;
 pub mod host;
 pub mod images;
+pub mod lock;
 pub mod paths;
 pub mod pods;
 pub mod process;

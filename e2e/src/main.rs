@@ -139,7 +139,7 @@ async fn run(args: Args) -> Result<()> {
 }
 
 async fn attach(state: State) -> Result<Cluster> {
-    Cluster::attach(state, Progress::silent()).await
+    Cluster::attach(state, Progress::to_stderr()).await
 }
 
 #[expect(clippy::print_stdout, reason = "results go to standard output")]

@@ -1,13 +1,13 @@
 //! There is one cluster on a machine: its namespaces and ports have fixed names. Says whose it is,
 //! and keeps two commands from changing it at once.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::files::{self, Access};
+use crate::lock::Lock;
 use crate::paths::State;
 use crate::progress::Progress;
 
@@ -18,27 +18,18 @@ const FOLDER: &str = "/run/pod-identity-sidecar";
 #[derive(Debug)]
 pub(super) struct Claim {
     owner_file: PathBuf,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl Claim {
     /// Waits until no other command changes the cluster; refuses if there is one in another folder.
-    pub(super) fn take(state: &State, progress: &Progress) -> Result<Self> {
-        Self::take_in(Path::new(FOLDER), state, progress)
+    pub(super) async fn take(state: &State, progress: &Progress) -> Result<Self> {
+        Self::take_in(Path::new(FOLDER), state, progress).await
     }
 
-    fn take_in(folder: &Path, state: &State, progress: &Progress) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let open = || File::create(folder.join("lock")).context("cannot open the cluster's lock");
-        let lock = match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err(_) => {
-                progress.step("waiting for another command that changes the cluster");
-                Flock::lock(open()?, FlockArg::LockExclusive)
-                    .map_err(|(_, error)| error)
-                    .context("cannot lock the cluster")?
-            }
-        };
+    async fn take_in(folder: &Path, state: &State, progress: &Progress) -> Result<Self> {
+        let lock = folder.join("lock");
+        let lock = Lock::take(&lock, "changing the cluster", progress).await?;
         let owner_file = folder.join("state");
         let owner = fs::read_to_string(&owner_file).unwrap_or_default();
         let owner = Path::new(owner.trim());
@@ -78,52 +69,52 @@ fn check_folder(state: &State) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_folder_with_something_else_in_it_is_refused_every_time() {
+    #[tokio::test]
+    async fn a_folder_with_something_else_in_it_is_refused_every_time() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("run");
         let state = State::new(&dir.path().join("mine")).unwrap();
         files::write(&state.root().join("thesis.txt"), "", Access::Public).unwrap();
         for _ in 0..2 {
-            let refused = Claim::take_in(&folder, &state, &Progress::silent()).unwrap_err();
+            let refused = Claim::take_in(&folder, &state, &Progress::silent()).await.unwrap_err();
             assert!(refused.to_string().contains("holds no cluster"), "{refused}");
         }
         files::write(&state.record(), "{}", Access::Public).unwrap();
-        Claim::take_in(&folder, &state, &Progress::silent()).unwrap();
+        Claim::take_in(&folder, &state, &Progress::silent()).await.unwrap();
     }
 
-    #[test]
-    fn a_folder_that_lost_its_record_by_hand_is_still_ours() {
+    #[tokio::test]
+    async fn a_folder_that_lost_its_record_by_hand_is_still_ours() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("run");
         let state = State::new(&dir.path().join("mine")).unwrap();
-        drop(Claim::take_in(&folder, &state, &Progress::silent()).unwrap());
+        drop(Claim::take_in(&folder, &state, &Progress::silent()).await.unwrap());
         files::write(&state.root().join("node1/left"), "", Access::Public).unwrap();
-        Claim::take_in(&folder, &state, &Progress::silent()).unwrap();
+        Claim::take_in(&folder, &state, &Progress::silent()).await.unwrap();
     }
 
-    #[test]
-    fn a_living_cluster_in_another_folder_is_not_touched() {
+    #[tokio::test]
+    async fn a_living_cluster_in_another_folder_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("run");
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         let (one, two) = (State::new(&one).unwrap(), State::new(&two).unwrap());
         let quiet = Progress::silent();
         files::write(&one.record(), "{}", Access::Public).unwrap();
-        drop(Claim::take_in(&folder, &one, &quiet).unwrap());
-        let refused = Claim::take_in(&folder, &two, &quiet).unwrap_err().to_string();
+        drop(Claim::take_in(&folder, &one, &quiet).await.unwrap());
+        let refused = Claim::take_in(&folder, &two, &quiet).await.unwrap_err().to_string();
         assert!(refused.contains("take it down first"), "{refused}");
-        Claim::take_in(&folder, &one, &quiet).unwrap().release().unwrap();
-        Claim::take_in(&folder, &two, &quiet).unwrap();
+        Claim::take_in(&folder, &one, &quiet).await.unwrap().release().unwrap();
+        Claim::take_in(&folder, &two, &quiet).await.unwrap();
     }
 
-    #[test]
-    fn the_claim_of_a_folder_that_is_gone_does_not_count() {
+    #[tokio::test]
+    async fn the_claim_of_a_folder_that_is_gone_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("run");
         let gone = State::new(&dir.path().join("gone")).unwrap();
         let here = State::new(&dir.path().join("here")).unwrap();
-        drop(Claim::take_in(&folder, &gone, &Progress::silent()).unwrap());
-        Claim::take_in(&folder, &here, &Progress::silent()).unwrap();
+        drop(Claim::take_in(&folder, &gone, &Progress::silent()).await.unwrap());
+        Claim::take_in(&folder, &here, &Progress::silent()).await.unwrap();
     }
 }

@@ -94,12 +94,11 @@ impl Cluster {
         let asked = topology::standard_nodes(config.nodes)?;
         // Now, so that a missing program does not cost a running cluster.
         components::check_programs(&config)?;
+        let _claim = Claim::take(&config.state, &config.progress).await?;
+        components::check_ports(&config.state)?;
         debian::ensure(debian::RUN, &config.progress).await?;
         let programs = ControlPlane::ensure(&config.cache, &config.progress).await?;
         let pause = images::build_pause(&config.cache, &programs, &config.progress).await?;
-
-        let _claim = Claim::take(&config.state, &config.progress)?;
-        components::check_ports(&config.state)?;
         let mut nodes = asked;
         if let Some(record) = Record::read(&config.state) {
             nodes = topology::standard_nodes(record.nodes.max(config.nodes))?;
@@ -135,7 +134,7 @@ impl Cluster {
     /// Takes it down, whatever is left of it. Says whether there was something.
     pub async fn down(state: &State, progress: &Progress) -> Result<bool> {
         preflight::check()?;
-        let claim = Claim::take(state, progress)?;
+        let claim = Claim::take(state, progress).await?;
         let was_there = !is_clean(state);
         teardown::run(state).await?;
         claim.release()?;

@@ -23,32 +23,11 @@ const LINKS: [(&str, &str); 9] = [
     ("iptables-legacy-save", "xtables-legacy-multi"),
     ("iptables-legacy-restore", "xtables-legacy-multi"),
 ];
-/// Matches and targets of the redirect and of the node guard, and what listing foreign rules in the
-/// same chains needs. REDIRECT, DNAT and the like are one file under several names.
-const PLUGINS: [&str; 20] = [
-    "libipt_REJECT.so",
-    "libipt_icmp.so",
-    "libxt_CONNMARK.so",
-    "libxt_DNAT.so",
-    "libxt_MARK.so",
-    "libxt_MASQUERADE.so",
-    "libxt_REDIRECT.so",
-    "libxt_SNAT.so",
-    "libxt_addrtype.so",
-    "libxt_comment.so",
-    "libxt_conntrack.so",
-    "libxt_mark.so",
-    "libxt_multiport.so",
-    "libxt_owner.so",
-    "libxt_set.so",
-    "libxt_standard.so",
-    "libxt_state.so",
-    "libxt_statistic.so",
-    "libxt_tcp.so",
-    "libxt_udp.so",
-];
+/// All matches and targets of IPv4, and not only those of our rules: a chain cannot be read back if
+/// one of its rules, of whatever other program, uses one that is missing.
+const PLUGINS: [&str; 2] = ["libxt_", "libipt_"];
 
-/// A file of this machine and where it lies, in the image as here.
+/// Files of this machine, which lie in the image where they lie here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Base {
     files: Vec<PathBuf>,
@@ -68,9 +47,7 @@ impl Base {
             libraries.extend(libraries_of(&listing)?);
             files.push(path);
         }
-        let folder = plugin_folder()?;
-        let present = PLUGINS.iter().map(|name| folder.join(name)).filter(|path| path.exists());
-        files.extend(present);
+        files.extend(plugins(&plugin_folder()?)?);
         files.extend(libraries);
         Ok(Self { files })
     }
@@ -120,6 +97,17 @@ fn libraries_of(listing: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// In a fixed order, because it goes into the fingerprint.
+fn plugins(folder: &Path) -> Result<BTreeSet<PathBuf>> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let is_plugin = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        PLUGINS.iter().any(|prefix| name.starts_with(prefix)) && name.ends_with(".so")
+    };
+    Ok(entries.flatten().map(|entry| entry.path()).filter(is_plugin).collect())
+}
+
 /// `/usr/lib/<architecture>/xtables`.
 fn plugin_folder() -> Result<PathBuf> {
     let entries = fs::read_dir("/usr/lib").context("cannot list /usr/lib")?;
@@ -133,6 +121,18 @@ fn plugin_folder() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn matches_and_targets_of_ipv4_are_taken_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["libxt_tcp.so", "libipt_REJECT.so", "libip6t_ah.so", "libebt_ip.so", "libxt_x"]
+        {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let found = plugins(dir.path()).unwrap();
+        let expected = ["libipt_REJECT.so", "libxt_tcp.so"].map(|name| dir.path().join(name));
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+    }
 
     #[test]
     fn libraries_and_the_loader_are_found_and_the_kernels_own_is_not() {

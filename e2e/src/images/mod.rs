@@ -8,12 +8,12 @@ mod product;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::{Result, bail};
 
 pub use import::{load_archive, load_built};
 pub use product::Component;
 
+use crate::lock::Lock;
 use crate::paths::Cache;
 use crate::progress::Progress;
 use crate::tools::control_plane::ControlPlane;
@@ -77,7 +77,7 @@ pub fn reference(name: &str) -> String {
 
 /// Builds those of these images whose inputs changed.
 pub async fn build(images: &[Image], cache: &Cache, progress: &Progress) -> Result<Vec<Built>> {
-    let _lock = lock(cache)?;
+    let _lock = lock(cache, progress).await?;
     let mut built = Vec::new();
     let components: Vec<Component> = images
         .iter()
@@ -103,18 +103,12 @@ pub async fn build_pause(
     programs: &ControlPlane,
     progress: &Progress,
 ) -> Result<Built> {
-    let _lock = lock(cache)?;
+    let _lock = lock(cache, progress).await?;
     product::build_pause(programs.program("pause"), cache, progress).await
 }
 
-/// Two commands at once must not build the same image.
-fn lock(cache: &Cache) -> Result<Flock<std::fs::File>> {
-    let dir = cache.images();
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let file = std::fs::File::create(dir.join(".lock")).context("cannot lock the image cache")?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .context("cannot lock the image cache")
+async fn lock(cache: &Cache, progress: &Progress) -> Result<Lock> {
+    Lock::take(&cache.images().join(".lock"), "building images", progress).await
 }
 
 #[cfg(test)]

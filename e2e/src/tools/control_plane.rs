@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::exec;
 use crate::files::Fingerprint;
+use crate::lock::Lock;
 use crate::paths::{self, Cache};
 use crate::progress::Progress;
 
@@ -138,7 +138,8 @@ impl<'a> Build<'a> {
         if !self.module.programs.iter().any(|program| is_missing(&program)) {
             return Ok(());
         }
-        let _lock = lock(&self.output)?;
+        let lock = self.output.join(".lock");
+        let _lock = Lock::take(&lock, "building the control plane", progress).await?;
         for program in self.module.programs.iter().filter(is_missing) {
             self.build(program, progress).await?;
         }
@@ -167,15 +168,6 @@ impl<'a> Build<'a> {
         progress.step(format!("built {} in {} s", program.name, begun.elapsed().as_secs()));
         Ok(())
     }
-}
-
-/// Two commands at once must not build the same twice.
-fn lock(output: &Path) -> Result<Flock<fs::File>> {
-    fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
-    let file = fs::File::create(output.join(".lock")).context("cannot lock the cache")?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .context("cannot lock the cache")
 }
 
 /// Everything that the build reads from this repository.

@@ -75,7 +75,9 @@ pub async fn ensure(needs: &[Need], progress: &Progress) -> Result<()> {
 
 fn apt_get() -> tokio::process::Command {
     let mut command = exec::command("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
+    // Another installation may be under way.
+    command.args(["--quiet", "--option=DPkg::Lock::Timeout=300"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 
