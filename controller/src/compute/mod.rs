@@ -62,8 +62,8 @@ pub(crate) trait Compute: Send + Sync + 'static {
     /// Applies `delta` to a host that was last seen as `current`, and touches nothing else on it.
     ///
     /// One PATCH, or several if a request may not hold them all. Waits for the end of an
-    /// asynchronous operation and returns what ARM reports afterwards. After an error any part of
-    /// `delta` may have been applied: ask `get`.
+    /// asynchronous operation and returns what ARM reports afterwards, which may lack a part of
+    /// `delta`. After an error any part of it may have been applied: ask `get`.
     fn patch(
         &self,
         host: &Host,

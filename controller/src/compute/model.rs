@@ -139,7 +139,7 @@ impl View {
     }
 
     /// Whether `delta` is in effect here.
-    pub(super) fn shows(&self, delta: &IdentityDelta) -> bool {
+    fn shows(&self, delta: &IdentityDelta) -> bool {
         let attached = &self.identities.attached;
         delta.attach.iter().all(|id| attached.contains_key(id))
             && !delta.detach.iter().any(|id| attached.contains_key(id))

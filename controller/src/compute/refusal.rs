@@ -150,9 +150,6 @@ pub(super) fn classify(refusal: Refusal, host: &Host, sent: &[&IdentityId]) -> A
         Some(408 | 500..) => {
             return ArmError::Unavailable { message: told(&refusal), retry_after };
         }
-        None if refusal.code.to_ascii_lowercase().starts_with("internal") => {
-            return ArmError::Unavailable { message: told(&refusal), retry_after };
-        }
         _ => {}
     }
     let identities = refusal.blamed(host, sent);
@@ -482,7 +479,8 @@ mod tests {
         };
         let named = format!("Resource '{}' was not found.", id("A"));
         assert_eq!(end("FailedIdentityOperation", &named).code(), "identity_refused");
-        assert_eq!(end("InternalExecutionError", "retry later").code(), "unavailable");
+        // One identity of many may be why: the caller finds out which.
+        assert_eq!(end("InternalExecutionError", "retry later").code(), "rejected");
         assert_eq!(end("OperationPreempted", "preempted").code(), "conflict");
         assert_eq!(end("VMExtensionProvisioningError", "script failed").code(), "rejected");
         let silent = Refusal::of_operation("OperationFailed", None);

@@ -81,13 +81,10 @@ impl Requests {
             }),
             ..ClientOptions::default()
         };
-        // Not in the list: 429 and 503 carry the time to wait, which is the caller's to plan.
+        // Not in the list: 429 and 503 carry the time to wait, which is the caller's to plan; 500
+        // can be the honest answer to a change that will fail again.
         let retried = PipelineOptions {
-            retry_status_codes: vec![
-                StatusCode::InternalServerError,
-                StatusCode::BadGateway,
-                StatusCode::GatewayTimeout,
-            ],
+            retry_status_codes: vec![StatusCode::BadGateway, StatusCode::GatewayTimeout],
             ..PipelineOptions::default()
         };
         let pipeline = Pipeline::new(
