@@ -129,9 +129,10 @@ async fn compile(components: &[Component], progress: &Progress) -> Result<()> {
         command.args(["--package", name, "--bin", name]);
     }
     command.stdout(Stdio::null());
-    progress.watch("compiling", exec::run(&mut command)).await.with_context(|| {
-        format!("cannot compile; if the target is missing: rustup target add {TARGET}")
-    })
+    progress
+        .watch("compiling", exec::run(&mut command))
+        .await
+        .context("cannot compile the components")
 }
 
 fn program(component: Component) -> Result<PathBuf> {
