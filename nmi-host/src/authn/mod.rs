@@ -1,0 +1,324 @@
+//! Who calls: the pod that a projected service account token is bound to, as the API server says.
+//!
+//! Never an address, never a header that a pod can choose. Verdicts are remembered for a while so
+//! that tokens can be had while the API server is away.
+
+mod review;
+mod verdicts;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api::node_api::{NodeError, NodeErrorCode};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use http::{HeaderMap, header};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+#[cfg(test)]
+pub(crate) use review::fixtures;
+pub(crate) use review::{ReviewError, Reviewer};
+use verdicts::{Digest, Known, Verdicts};
+
+use crate::jwt;
+use crate::metrics::{HostMetrics, ReviewResult};
+use crate::pods::PodRef;
+
+/// Tells which pod calls. Clones share what they know.
+#[derive(Clone)]
+pub(crate) struct Authenticator(Arc<Inner>);
+
+struct Inner {
+    reviewer: Reviewer,
+    metrics: HostMetrics,
+    verdicts: Mutex<Verdicts>,
+    flights: Mutex<HashMap<Digest, Flight>>,
+    places: Semaphore,
+}
+
+type Verdict = Result<PodRef, ReviewError>;
+type Flight = Shared<BoxFuture<'static, Verdict>>;
+
+/// Longer than any projected token; longer texts are not worth the API server's time.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Reviews under way at a time: a pod that sends nonsense must not make this node a burden for
+/// the API server.
+const MAX_REVIEWS: usize = 16;
+
+/// How long a caller waits for a review, its place in the queue included.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    /// An authenticator that knows nobody yet.
+    pub(crate) fn new(reviewer: Reviewer, metrics: HostMetrics) -> Self {
+        Self(Arc::new(Inner {
+            reviewer,
+            metrics,
+            verdicts: Mutex::default(),
+            flights: Mutex::default(),
+            places: Semaphore::new(MAX_REVIEWS),
+        }))
+    }
+
+    /// The pod whose token a request carries.
+    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<PodRef, NodeError> {
+        let token = bearer(headers).ok_or_else(|| {
+            NodeError::new(
+                NodeErrorCode::Unauthenticated,
+                "send the pod's projected token as `Authorization: Bearer <token>`",
+            )
+        })?;
+        self.pod(token).await.map_err(NodeError::from)
+    }
+
+    async fn pod(&self, token: &str) -> Verdict {
+        let digest = Digest::of(token);
+        let known = self.0.verdicts.lock().look(&digest, Instant::now());
+        let fallback = match known {
+            Known::Fresh(verdict) => return verdict,
+            Known::Stale(pod) => Some(pod),
+            Known::No => None,
+        };
+        match (self.flight(digest, token).await, fallback) {
+            // The token was good and has not expired: an API server that is away is no reason to
+            // cut a pod off.
+            (Err(ReviewError::Unavailable), Some(pod)) => Ok(pod),
+            (verdict, _) => verdict,
+        }
+    }
+
+    /// The review of a token: the one under way, or a new one. Its own task, so that a caller who
+    /// leaves takes nobody else's answer away.
+    fn flight(&self, digest: Digest, token: &str) -> Flight {
+        let mut flights = self.0.flights.lock();
+        // One that has ended but is still here panicked: it must not be the answer for ever.
+        if let Some(flight) = flights.get(&digest).filter(|flight| flight.peek().is_none()) {
+            return flight.clone();
+        }
+        let (inner, token) = (self.0.clone(), token.to_owned());
+        let task = tokio::spawn(async move { inner.review(digest, &token).await });
+        let flight = task.map(|end| end.unwrap_or(Err(ReviewError::Unavailable))).boxed().shared();
+        flights.insert(digest, flight.clone());
+        flight
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    async fn review(&self, digest: Digest, token: &str) -> Verdict {
+        let reviewed = tokio::time::timeout(REVIEW_TIMEOUT, async {
+            // The semaphore is never closed.
+            let _place = self.places.acquire().await;
+            self.reviewer.review(token).await
+        });
+        let verdict = reviewed.await.unwrap_or(Err(ReviewError::Unavailable));
+        self.metrics.reviewed(match &verdict {
+            Ok(_) => ReviewResult::Authenticated,
+            Err(ReviewError::Rejected) => ReviewResult::Rejected,
+            Err(ReviewError::WrongNode) => ReviewResult::WrongNode,
+            Err(ReviewError::Unavailable) => ReviewResult::Unavailable,
+        });
+        let (now, life) = (Instant::now(), remaining_life(token, SystemTime::now()));
+        self.verdicts.lock().settle(digest, &verdict, life, now);
+        self.flights.lock().remove(&digest);
+        verdict
+    }
+}
+
+/// The token of a request: one `Authorization` header with the scheme `Bearer`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let plausible = scheme.eq_ignore_ascii_case("bearer")
+        && !token.is_empty()
+        && token.len() <= MAX_TOKEN_BYTES
+        && token.bytes().all(|byte| byte.is_ascii_graphic());
+    plausible.then_some(token)
+}
+
+/// How long the token says that it lives; nothing if it does not say.
+fn remaining_life(token: &str, now: SystemTime) -> Duration {
+    #[derive(Deserialize)]
+    struct Expiry {
+        exp: u64,
+    }
+    let expiry = jwt::claims::<Expiry>(token).map_or(0, |claims| claims.exp);
+    let expiry = UNIX_EPOCH.checked_add(Duration::from_secs(expiry)).unwrap_or(UNIX_EPOCH);
+    expiry.duration_since(now).unwrap_or_default()
+}
+
+// === impl NodeError ===
+
+impl From<ReviewError> for NodeError {
+    fn from(error: ReviewError) -> Self {
+        let code = match error {
+            ReviewError::Rejected => NodeErrorCode::Unauthenticated,
+            ReviewError::WrongNode => NodeErrorCode::WrongNode,
+            ReviewError::Unavailable => NodeErrorCode::Unavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response, StatusCode};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower_test::mock::Handle;
+
+    use super::fixtures::{AUDIENCE, NODE, accepted};
+    use super::*;
+    use crate::jwt::testing::unsigned;
+
+    type Api = Handle<Request<Body>, Response<Body>>;
+
+    fn authenticator() -> (Authenticator, Api) {
+        let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let client = kube::Client::new(service, "default");
+        let reviewer = Reviewer::new(client, AUDIENCE.to_owned(), NODE.to_owned());
+        (Authenticator::new(reviewer, HostMetrics::detached()), handle)
+    }
+
+    fn headers(token: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
+    }
+
+    /// A token that expires in so many seconds.
+    fn token(seconds: u64) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        unsigned(&json!({"exp": now + seconds}))
+    }
+
+    async fn answer(api: &mut Api, status: StatusCode, body: Value) -> Value {
+        let (request, send) = api.next_request().await.expect("a review is asked for");
+        assert_eq!(request.uri().path(), "/apis/authentication.k8s.io/v1/tokenreviews");
+        let sent = request.into_body().collect().await.unwrap().to_bytes();
+        let body = Body::from(serde_json::to_vec(&body).unwrap());
+        send.send_response(Response::builder().status(status).body(body).unwrap());
+        serde_json::from_slice(&sent).unwrap()
+    }
+
+    #[tokio::test]
+    async fn callers_with_one_token_share_one_review_and_its_verdict() {
+        let (authenticator, mut api) = authenticator();
+        let headers = headers(&token(3600));
+        let callers = futures::future::join_all((0..20).map(|_| authenticator.caller(&headers)));
+        let (pods, sent) = tokio::join!(callers, answer(&mut api, StatusCode::CREATED, accepted()));
+        assert_eq!(sent["spec"]["audiences"], json!([AUDIENCE]));
+        for pod in pods {
+            assert_eq!(pod.unwrap().name, "web-0");
+        }
+        // Nobody answers a second review: it would hang.
+        assert_eq!(authenticator.caller(&headers).await.unwrap().uid, "uid-1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_token_outlives_the_api_server_until_it_expires() {
+        let (authenticator, mut api) = authenticator();
+        let headers = headers(&token(3600));
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers),
+            answer(&mut api, StatusCode::CREATED, accepted())
+        );
+        pod.unwrap();
+
+        tokio::time::advance(Duration::from_secs(301)).await;
+        let down = json!({"kind": "Status", "status": "Failure", "code": 500, "message": "x"});
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers),
+            answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
+        );
+        assert_eq!(pod.unwrap().name, "web-0", "served from the older review");
+        // The next one does not even ask, for a moment.
+        assert_eq!(authenticator.caller(&headers).await.unwrap().name, "web-0");
+
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers),
+            answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
+        );
+        assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rejection_replaces_what_was_known_and_is_forgotten_soon() {
+        let (authenticator, mut api) = authenticator();
+        let headers = headers(&token(3600));
+        let rejected = json!({"status": {"authenticated": false, "error": "expired"}});
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers),
+            answer(&mut api, StatusCode::CREATED, accepted())
+        );
+        pod.unwrap();
+        tokio::time::advance(Duration::from_secs(301)).await;
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers),
+            answer(&mut api, StatusCode::CREATED, rejected)
+        );
+        assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unauthenticated);
+        let error = authenticator.caller(&headers).await.unwrap_err();
+        assert_eq!(error.code, NodeErrorCode::Unauthenticated, "remembered");
+
+        tokio::time::advance(Duration::from_secs(11)).await;
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers),
+            answer(&mut api, StatusCode::CREATED, accepted())
+        );
+        assert_eq!(pod.unwrap().name, "web-0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_hangs_makes_the_caller_wait_five_seconds() {
+        let (authenticator, _api) = authenticator();
+        let begun = Instant::now();
+        let error = authenticator.caller(&headers(&token(3600))).await.unwrap_err();
+        assert_eq!(error.code, NodeErrorCode::Unavailable);
+        assert_eq!(begun.elapsed(), REVIEW_TIMEOUT);
+    }
+
+    #[test]
+    fn only_one_well_formed_bearer_header_counts() {
+        let with = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(with(&["Bearer abc"]).as_deref(), Some("abc"));
+        assert_eq!(with(&["bearer abc"]).as_deref(), Some("abc"));
+        let long = format!("Bearer {}", "x".repeat(MAX_TOKEN_BYTES + 1));
+        for bad in [
+            &[][..],
+            &["Basic abc"],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer a b"],
+            &["Bearer a", "Bearer a"],
+            &[&long],
+        ] {
+            assert_eq!(with(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_without_expiry_is_not_kept() {
+        let now = UNIX_EPOCH + Duration::from_secs(100);
+        let life = |claims: Value| remaining_life(&unsigned(&claims), now).as_secs();
+        assert_eq!(life(json!({"exp": 160})), 60);
+        assert_eq!(life(json!({"exp": 99})), 0);
+        assert_eq!(life(json!({})), 0);
+        assert_eq!(remaining_life("opaque", now).as_secs(), 0);
+    }
+}

@@ -1,0 +1,211 @@
+//! What earlier reviews said about tokens, by the tokens' hashes, for a bounded time and in bounded
+//! memory. Pure: the time is a parameter.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use super::{ReviewError, Verdict};
+use crate::pods::PodRef;
+
+/// The SHA-256 of a token: what is kept instead of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Digest([u8; 32]);
+
+/// Verdicts about tokens. The refused ones have a room of their own, so that a flood of them does
+/// not push out the good ones.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    accepted: Recent<Accepted>,
+    refused: Recent<Refused>,
+}
+
+/// What is known of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Recent enough to be the answer.
+    Fresh(Verdict),
+    /// To be asked again; good until it expires if that fails.
+    Stale(PodRef),
+    /// Nothing.
+    No,
+}
+
+#[derive(Debug)]
+struct Accepted {
+    pod: PodRef,
+    fresh_until: Instant,
+    usable_until: Instant,
+}
+
+#[derive(Debug)]
+struct Refused {
+    error: ReviewError,
+    until: Instant,
+}
+
+/// The most recently used entries.
+#[derive(Debug)]
+struct Recent<V> {
+    entries: HashMap<Digest, (u64, V)>,
+    uses: u64,
+}
+
+/// A pod's token is used by one sidecar, and replaced every 50 minutes; a node has at most a few
+/// hundred pods.
+const CAPACITY: usize = 1024;
+
+/// How long a verdict in favour stands without being asked for again.
+const FRESH: Duration = Duration::from_secs(300);
+
+/// How long a verdict against stands.
+const REFUSED: Duration = Duration::from_secs(10);
+
+/// How long the API server is not asked again after it could not answer.
+const PAUSE: Duration = Duration::from_secs(5);
+
+// === impl Digest ===
+
+impl Digest {
+    pub(super) fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+}
+
+// === impl Verdicts ===
+
+impl Verdicts {
+    pub(super) fn look(&mut self, digest: &Digest, now: Instant) -> Known {
+        if let Some(accepted) = self.accepted.get(digest)
+            && now < accepted.usable_until
+        {
+            let pod = accepted.pod.clone();
+            return if now < accepted.fresh_until {
+                Known::Fresh(Ok(pod))
+            } else {
+                Known::Stale(pod)
+            };
+        }
+        match self.refused.get(digest) {
+            Some(refused) if now < refused.until => Known::Fresh(Err(refused.error)),
+            _ => Known::No,
+        }
+    }
+
+    /// Takes a verdict in; `life` is how long the token says that it lives.
+    pub(super) fn settle(
+        &mut self,
+        digest: Digest,
+        verdict: &Verdict,
+        life: Duration,
+        now: Instant,
+    ) {
+        match verdict {
+            Ok(pod) => {
+                self.refused.remove(&digest);
+                // Saturating: an `exp` far in the future must not panic.
+                let usable_until = now.checked_add(life).unwrap_or(now + FRESH);
+                let fresh_until = usable_until.min(now + FRESH);
+                self.accepted.put(digest, Accepted { pod: pod.clone(), fresh_until, usable_until });
+            }
+            Err(ReviewError::Unavailable) => {
+                if let Some(accepted) = self.accepted.get(&digest) {
+                    accepted.fresh_until = accepted.usable_until.min(now + PAUSE);
+                }
+            }
+            Err(error) => {
+                self.accepted.remove(&digest);
+                self.refused.put(digest, Refused { error: *error, until: now + REFUSED });
+            }
+        }
+    }
+}
+
+// === impl Recent ===
+
+impl<V> Default for Recent<V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), uses: 0 }
+    }
+}
+
+impl<V> Recent<V> {
+    fn get(&mut self, digest: &Digest) -> Option<&mut V> {
+        let (used, value) = self.entries.get_mut(digest)?;
+        self.uses += 1;
+        *used = self.uses;
+        Some(value)
+    }
+
+    fn put(&mut self, digest: Digest, value: V) {
+        self.uses += 1;
+        self.entries.insert(digest, (self.uses, value));
+        if self.entries.len() > CAPACITY {
+            let oldest = self.entries.iter().min_by_key(|(_, (used, _))| *used).map(|(d, _)| *d);
+            if let Some(oldest) = oldest {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+
+    fn remove(&mut self, digest: &Digest) {
+        self.entries.remove(digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assigned::testing::pod;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn after(verdict: &Verdict, life: Duration, passed: u64) -> Known {
+        let (mut verdicts, now) = (Verdicts::default(), Instant::now());
+        verdicts.settle(Digest::of("t"), verdict, life, now);
+        verdicts.look(&Digest::of("t"), now + Duration::from_secs(passed))
+    }
+
+    #[test]
+    fn a_good_token_is_fresh_then_stale_then_unknown() {
+        let good = Ok(pod());
+        assert_eq!(after(&good, HOUR, 299), Known::Fresh(good.clone()));
+        assert_eq!(after(&good, HOUR, 300), Known::Stale(pod()));
+        assert_eq!(after(&good, HOUR, 3600), Known::No);
+        let short = Duration::from_secs(60);
+        assert_eq!(after(&good, short, 59), Known::Fresh(good.clone()));
+        assert_eq!(after(&good, short, 60), Known::No);
+        assert_eq!(after(&good, Duration::ZERO, 0), Known::No);
+        assert_eq!(after(&good, Duration::MAX, 299), Known::Fresh(good));
+    }
+
+    #[test]
+    fn a_refusal_is_remembered_for_ten_seconds_and_an_outage_not_at_all() {
+        let refused = Err(ReviewError::WrongNode);
+        assert_eq!(after(&refused, HOUR, 9), Known::Fresh(refused.clone()));
+        assert_eq!(after(&refused, HOUR, 10), Known::No);
+        assert_eq!(after(&Err(ReviewError::Unavailable), HOUR, 0), Known::No);
+    }
+
+    #[test]
+    fn refusals_do_not_push_out_good_tokens_and_the_least_used_goes_first() {
+        let (mut verdicts, now) = (Verdicts::default(), Instant::now());
+        let digest = |kind: &str, number: usize| Digest::of(&format!("{kind}{number}"));
+        verdicts.settle(digest("good", 0), &Ok(pod()), HOUR, now);
+        for number in 0..2 * CAPACITY {
+            verdicts.settle(digest("bad", number), &Err(ReviewError::Rejected), HOUR, now);
+        }
+        assert_eq!(verdicts.refused.entries.len(), CAPACITY);
+        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(pod())));
+
+        for number in 1..=CAPACITY {
+            verdicts.look(&digest("good", 0), now);
+            verdicts.settle(digest("good", number), &Ok(pod()), HOUR, now);
+        }
+        assert_eq!(verdicts.accepted.entries.len(), CAPACITY);
+        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(pod())));
+        assert_eq!(verdicts.look(&digest("good", 1), now), Known::No);
+    }
+}

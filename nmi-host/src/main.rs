@@ -1,0 +1,48 @@
+//! The agent of a node: proves which pod a sidecar speaks for, hands out the tokens of its
+//! identities, and keeps all other pods away from the metadata service.
+
+mod args;
+mod assigned;
+mod authn;
+mod broker;
+mod certificate;
+mod exceptions;
+mod guard;
+mod guard_task;
+mod host;
+mod jwt;
+mod metrics;
+mod mint;
+mod pods;
+mod run;
+mod select;
+mod serve;
+mod sidecar;
+#[cfg(test)]
+mod testing;
+mod watched;
+
+use anyhow::Context;
+use clap::Parser;
+use runtime::Shutdown;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+fn main() -> anyhow::Result<()> {
+    let args = args::Args::parse();
+    args.log().init()?;
+    no_core_dumps()?;
+    runtime::crypto::install_provider();
+    let config = args::Config::try_from(args)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(async { run::run(config, Shutdown::on_signals()?).await })
+}
+
+/// A core dump would hold every token of the node.
+fn no_core_dumps() -> anyhow::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).context("cannot switch core dumps off")
+}
