@@ -1,6 +1,6 @@
 //! The command line, and what is made of it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use api::labels::NMI_AUDIENCE;
 use api::matching::Scope;
@@ -54,9 +54,9 @@ pub(crate) struct Args {
     #[arg(long, env = "HOST_ENDPOINT", value_enum, default_value_t = Switch::Enabled)]
     host_endpoint: Switch,
 
-    /// Loopback address for processes on the node.
+    /// IPv4 loopback address for processes on the node.
     #[arg(long, env = "HOST_LISTEN", default_value = "127.0.0.1:2579")]
-    host_listen: SocketAddr,
+    host_listen: SocketAddrV4,
 
     /// Address for probes and metrics, for example $(NODE_IP):8085.
     #[arg(long, env = "ADMIN_ADDRESS")]
@@ -147,7 +147,7 @@ pub(crate) enum ConfigError {
     ImdsEndpoint(String),
     /// The host endpoint would be reachable from outside.
     #[error("--host-listen {0} must be a loopback address: the endpoint trusts whoever reaches it")]
-    HostListen(SocketAddr),
+    HostListen(SocketAddrV4),
     /// Sidecars would be told an address that is not the node's.
     #[error("--node-ip {0} must be the address of the node, not a wildcard")]
     NodeIp(IpAddr),
@@ -197,7 +197,7 @@ impl TryFrom<Args> for Config {
             audience: args.audience,
             imds_endpoint: args.imds_endpoint,
             sidecar_listen: SocketAddr::new(args.node_ip, args.sidecar_port),
-            host_listen: (args.host_endpoint == Switch::Enabled).then_some(args.host_listen),
+            host_listen: (args.host_endpoint == Switch::Enabled).then_some(args.host_listen.into()),
             admin_listen: args.admin_address,
             scope,
             guard: GuardSettings {

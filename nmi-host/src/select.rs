@@ -58,15 +58,10 @@ pub(crate) fn select<'a>(
     let Some(selector) = selector else {
         return only(&bound);
     };
-    let (named, unknown): (Vec<_>, Vec<_>) = bound
-        .into_iter()
-        .map(|view| (view, view.answers_to(selector)))
-        .filter(|(_, answer)| *answer != Answer::No)
-        .partition(|(_, answer)| *answer == Answer::Yes);
-    let strip = |views: Vec<(&'a Arc<AssignedView>, Answer)>| -> Vec<&'a Arc<AssignedView>> {
-        views.into_iter().map(|(view, _)| view).collect()
+    let answering = |answer| -> Vec<&'a Arc<AssignedView>> {
+        bound.iter().copied().filter(|view| view.answers_to(selector) == answer).collect()
     };
-    let (named, unknown) = (strip(named), strip(unknown));
+    let (named, unknown) = (answering(Answer::Yes), answering(Answer::NotKnownYet));
     match best(&named) {
         Some(view) => Ok(view),
         None if named.is_empty() && unknown.is_empty() => Err(SelectError::NotFound),

@@ -38,10 +38,12 @@ impl Gate {
         let place = self.places.acquire().await.ok();
         let mut started = self.started.lock().await;
         if started.len() == PER_WINDOW
-            && let Some(oldest) = started.pop_front()
+            && let Some(oldest) = started.front()
         {
-            // With the lock held: tokio's lock is fair, so the order is kept.
-            sleep_until(oldest + WINDOW).await;
+            // With the lock held: tokio's lock is fair, so the order is kept. Forgotten only
+            // afterwards: who gives up here has not made a call.
+            sleep_until(*oldest + WINDOW).await;
+            started.pop_front();
         }
         started.push_back(Instant::now());
         Turn { _place: place }
@@ -105,5 +107,17 @@ mod tests {
         assert!(impatient.is_err());
         drop(turns);
         gate.turn().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_does_not_let_the_next_one_through_early() {
+        let (gate, begun) = (Gate::new(), Instant::now());
+        for _ in 0..PER_WINDOW {
+            gate.turn().await;
+        }
+        let impatient = tokio::time::timeout(WINDOW / 2, gate.turn()).await;
+        assert!(impatient.is_err());
+        gate.turn().await;
+        assert_eq!(begun.elapsed(), WINDOW);
     }
 }

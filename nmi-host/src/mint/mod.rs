@@ -167,9 +167,14 @@ impl Minter {
             .map_err(MintError::from)
             .and_then(|answer| checked(answer, expected, SystemTime::now()));
         self.metrics.imds_called(result_label(&outcome), took);
-        if let Err(error) = &outcome {
-            let identity = expected.resource_id.as_str();
-            tracing::warn!(identity, resource = resource.as_str(), %error, "No token from IMDS");
+        let (identity, resource) = (expected.resource_id.as_str(), resource.as_str());
+        match &outcome {
+            Ok(_) => {}
+            // Usual for a few seconds after every attachment.
+            Err(MintError::Imds(error @ ImdsError::UnknownIdentity)) => {
+                tracing::debug!(identity, resource, %error, "No token from IMDS");
+            }
+            Err(error) => tracing::warn!(identity, resource, %error, "No token from IMDS"),
         }
         outcome
     }

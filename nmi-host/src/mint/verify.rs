@@ -62,8 +62,8 @@ enum Audience {
 /// Checks a token against the identity that it was asked for. `answered` is the client id that
 /// came beside the token.
 ///
-/// Every proof that is there must name the identity, and at least one must be there. A token that
-/// cannot be read is believed only by the client id beside it.
+/// Every proof that is there must name the identity, and the token itself must hold one. Only a
+/// token that cannot be read is believed by the client id beside it.
 pub(crate) fn verify(
     token: &str,
     answered: Option<&str>,
@@ -75,15 +75,19 @@ pub(crate) fn verify(
     {
         return Err(WrongToken::NoAudience);
     }
-    let said = claims.as_ref().and_then(|claims| claims.appid.as_deref().or(claims.azp.as_deref()));
     let by_resource = match claims.as_ref().and_then(|claims| claims.xms_mirid.as_deref()) {
         Some(id) if id.parse().ok().as_ref() == Some(&expected.resource_id) => true,
         Some(_) => return Err(WrongToken::OtherIdentity),
         None => false,
     };
-    let named: Vec<Guid> = [said, answered]
+    let said = claims.iter().flat_map(|claims| [&claims.appid, &claims.azp]).flatten();
+    let said: Vec<&str> = said.map(String::as_str).filter(|text| !text.is_empty()).collect();
+    if claims.is_some() && said.is_empty() && !by_resource {
+        return Err(WrongToken::Unproven);
+    }
+    let named: Vec<Guid> = said
         .into_iter()
-        .flatten()
+        .chain(answered)
         .filter(|text| !text.is_empty())
         .map(|text| text.parse().map_err(|_| WrongToken::OtherIdentity))
         .collect::<Result<_, _>>()?;
@@ -138,12 +142,19 @@ mod tests {
         let mine = resource_id("db").as_str().to_uppercase();
         let other = resource_id("web").as_str().to_owned();
         type Case<'a> = (Value, Option<&'a str>, Option<&'a str>, Result<&'a str, WrongToken>);
-        let cases: [Case<'_>; 14] = [
+        let cases: [Case<'_>; 16] = [
             (json!({"aud": "r", "appid": MINE}), None, Some(MINE), Ok(MINE)),
             (json!({"aud": ["r"], "azp": MINE.to_uppercase()}), None, Some(MINE), Ok(MINE)),
             (json!({"aud": "r", "appid": MINE, "xms_mirid": mine}), None, None, Ok(MINE)),
             (json!({"aud": "r", "appid": MINE}), Some(MINE), Some(MINE), Ok(MINE)),
-            (json!({"aud": "r"}), Some(MINE), Some(MINE), Ok(MINE)),
+            (json!({"aud": "r", "xms_mirid": mine}), Some(MINE), Some(MINE), Ok(MINE)),
+            (json!({"aud": "r", "appid": ""}), Some(MINE), Some(MINE), Err(Unproven)),
+            (
+                json!({"aud": "r", "appid": MINE, "azp": OTHER}),
+                None,
+                Some(MINE),
+                Err(OtherIdentity),
+            ),
             (json!({"aud": "r", "appid": OTHER}), None, Some(MINE), Err(OtherIdentity)),
             (json!({"aud": "r", "appid": MINE}), Some(OTHER), Some(MINE), Err(OtherIdentity)),
             (json!({"aud": "r", "appid": OTHER}), Some(MINE), Some(MINE), Err(OtherIdentity)),
