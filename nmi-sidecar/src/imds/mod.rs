@@ -1,0 +1,11 @@
+//! The contract of the instance metadata service: what a request asks for and what is answered,
+//! byte by byte. Pure: no socket, no clock.
+
+mod error;
+mod query;
+mod request;
+mod response;
+
+pub use error::{ErrorReply, ImdsError, Outcome};
+pub use request::{Hosts, TokenRequest, parse};
+pub use response::{CachedToken, Connection, Content, Frame, Reply};
