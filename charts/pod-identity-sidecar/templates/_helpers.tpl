@@ -76,7 +76,10 @@ topologySpreadConstraints:
 
 {{/* Where Azure is. */}}
 {{- define "pis.cloudArgs" -}}
+{{- /* azure.json names its cloud itself. */}}
+{{- if or (ne .Values.azure.credential "cloudConfig") (ne .Values.cloud.name "AzurePublicCloud") }}
 - --cloud={{ .Values.cloud.name }}
+{{- end }}
 {{- with .Values.cloud.authorityHost }}
 - --authority-host={{ . }}
 {{- end }}
