@@ -1,0 +1,223 @@
+//! Tables for plans.
+
+use std::sync::Arc;
+
+use api::matching::Scope;
+use api::{AzureIdentity, AzureIdentityBinding};
+
+use super::*;
+use crate::desired::desired;
+use crate::host::HostView;
+use crate::snapshot::Snapshot;
+use crate::testing::{Edit, attached, binding, host, id, identity, node, pod, snapshot};
+use crate::watch::BoundPod;
+
+fn world() -> Snapshot {
+    let mut world = snapshot();
+    world.nodes = vec![node("n1", "a").into(), node("n2", "a").into(), node("n3", "b").into()];
+    world.identities = vec![identity("team", "db").into()];
+    world.bindings = vec![binding("team", "b", "db", "sel").into()];
+    world
+}
+
+fn views(host_name: &str, names: &[&str]) -> Views {
+    let identities = Some(Arc::new(attached(names.iter().copied())));
+    let view = HostView { identities, ..HostView::default() };
+    [(host(host_name), Arc::new(view))].into()
+}
+
+fn with_plan<T>(world: &Snapshot, views: &Views, look: impl FnOnce(Plan) -> T) -> T {
+    let index = world.index();
+    look(plan(&index, &desired(&index, Scope::Cluster), views, 100))
+}
+
+/// Writes the changes of a plan into the world.
+fn apply(world: &mut Snapshot, views: &Views) -> Vec<String> {
+    let changes = with_plan(world, views, |plan| plan.changes);
+    let mut said = Vec::new();
+    for change in changes {
+        let at = change.key();
+        let stored = |object: &Arc<AzureAssignedIdentity>| {
+            key(&**object) == (at.namespace.as_str(), at.name.as_str())
+        };
+        match change {
+            Change::Create(object) => {
+                said.push(format!("create {}", object.state().as_str()));
+                world.assigned.push((*object).into());
+            }
+            Change::Replace { object, .. } => {
+                said.push(format!("replace {}", object.state().as_str()));
+                let number = world.assigned.iter().position(stored).unwrap();
+                world.assigned[number] = (*object).into();
+            }
+            Change::Move { status, .. } => {
+                said.push(format!("move {}", status.status));
+                let number = world.assigned.iter().position(stored).unwrap();
+                Arc::make_mut(&mut world.assigned[number]).status = Some(*status);
+            }
+            Change::Delete { .. } => {
+                said.push("delete".to_owned());
+                world.assigned.retain(|object| !stored(object));
+            }
+        }
+    }
+    said
+}
+
+#[test]
+fn a_new_assignment_is_created_and_moved_when_the_identity_is_attached() {
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    assert_eq!(apply(&mut world, &Views::new()), ["create Created"]);
+    assert!(apply(&mut world, &Views::new()).is_empty());
+    assert_eq!(apply(&mut world, &views("a", &["db"])), ["move Assigned"]);
+    assert!(apply(&mut world, &views("a", &["db"])).is_empty());
+}
+
+#[test]
+fn an_attached_identity_is_assigned_in_one_write() {
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    assert_eq!(apply(&mut world, &views("a", &["db"])), ["create Assigned"]);
+}
+
+#[test]
+fn whatever_ends_the_assignment_deletes_the_object() {
+    let cases: [(&str, Edit<'_, Snapshot>); 5] = [
+        ("pod gone", &|world| world.pods.clear()),
+        ("pod finished", &|world| change_pod(world, |p| p.status.phase = Some("Failed".into()))),
+        ("label changed", &|world| change_pod(world, |p| crate::testing::relabel(p, "x"))),
+        ("binding gone", &|world| world.bindings.clear()),
+        ("identity gone", &|world| world.identities.clear()),
+    ];
+    for (case, change) in cases {
+        let mut world = world();
+        world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+        apply(&mut world, &views("a", &["db"]));
+        change(&mut world);
+        assert_eq!(apply(&mut world, &views("a", &["db"])), ["delete"], "{case}");
+        assert!(with_plan(&world, &Views::new(), |plan| plan.needs).is_empty(), "{case}");
+    }
+}
+
+fn change_pod(world: &mut Snapshot, change: impl Fn(&mut BoundPod)) {
+    change(Arc::make_mut(&mut world.pods[0]));
+}
+
+#[test]
+fn an_edit_of_identity_or_binding_moves_only_what_it_changes() {
+    let edit_identity = |change: &dyn Fn(&mut AzureIdentity)| {
+        let mut world = world();
+        world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+        apply(&mut world, &views("a", &["db"]));
+        change(Arc::make_mut(&mut world.identities[0]));
+        apply(&mut world, &views("a", &["db"]))
+    };
+    assert!(edit_identity(&|i| i.metadata.resource_version = Some("9".into())).is_empty());
+    assert_eq!(edit_identity(&|i| i.spec.ad_resource_id = Some("x".into())), ["replace Assigned"]);
+    let elsewhere = id("queue").as_str().to_owned();
+    assert_eq!(
+        edit_identity(&|i| i.spec.resource_id = Some(elsewhere.clone())),
+        ["replace Created"]
+    );
+    assert_eq!(
+        edit_identity(&|i| i.spec.client_id = Some(crate::testing::client_id("x").to_string())),
+        ["replace Created"]
+    );
+
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    apply(&mut world, &views("a", &["db"]));
+    let edited: &mut AzureIdentityBinding = Arc::make_mut(&mut world.bindings[0]);
+    edited.spec.weight = Some(2);
+    assert_eq!(apply(&mut world, &views("a", &["db"])), ["replace Assigned"]);
+}
+
+#[test]
+fn a_pod_of_the_same_name_is_another_pod() {
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    apply(&mut world, &views("a", &["db"]));
+    change_pod(&mut world, |pod| pod.metadata.uid = Some("another".into()));
+    assert_eq!(apply(&mut world, &views("a", &["db"])), ["delete", "create Assigned"]);
+}
+
+#[test]
+fn a_host_needs_an_identity_once_however_many_pods_use_it() {
+    let mut world = world();
+    let mut twin = identity("other", "twin");
+    twin.spec.resource_id = Some(id("DB").as_str().to_owned());
+    twin.spec.client_id = None;
+    world.identities.push(twin.into());
+    world.bindings.push(binding("other", "b", "twin", "sel").into());
+    world.pods = vec![
+        pod("x", "web-0", "sel", "n1").into(),
+        pod("y", "web-0", "sel", "n2").into(),
+        pod("x", "web-1", "sel", "n3").into(),
+    ];
+    let needs = with_plan(&world, &Views::new(), |plan| plan.needs);
+    let expected = [(host("a"), [id("db")].into()), (host("b"), [id("db")].into())];
+    assert_eq!(needs, expected.into());
+    world.pods.remove(0);
+    let needs = with_plan(&world, &Views::new(), |plan| plan.needs);
+    assert!(needs.contains_key(&host("a")), "the pod of the same name still uses it");
+}
+
+#[test]
+fn what_takes_rights_away_comes_first() {
+    let mut world = world();
+    world.pods =
+        vec![pod("apps", "old", "sel", "n1").into(), pod("apps", "lost", "sel", "n3").into()];
+    let mut both = views("a", &["db"]);
+    both.extend(views("b", &["db"]));
+    apply(&mut world, &both);
+    world.pods = vec![
+        pod("apps", "lost", "sel", "n3").into(),
+        pod("apps", "new", "sel", "n1").into(),
+        pod("apps", "waiting", "sel", "n3").into(),
+    ];
+    let trouble = crate::host::Trouble { code: "x", message: "deleted".into(), remedy: None };
+    let refusing = HostView { refused: [(id("db"), trouble)].into(), ..HostView::default() };
+    both.insert(host("b"), Arc::new(refusing));
+    let said = apply(&mut world, &both);
+    assert_eq!(said.len(), 4);
+    assert!(
+        said[..2].contains(&"delete".to_owned()) && said[..2].contains(&"move Created".to_owned())
+    );
+    assert_eq!(said[2..], ["create Assigned", "create Created"]);
+}
+
+#[test]
+fn more_than_the_limit_is_left_to_the_next_plan() {
+    let mut world = world();
+    world.pods = (0..5).map(|n| pod("apps", &format!("web-{n}"), "sel", "n1").into()).collect();
+    let index = world.index();
+    let desired = desired(&index, Scope::Cluster);
+    let first = plan(&index, &desired, &Views::new(), 3);
+    assert_eq!((first.changes.len(), first.more, first.verdicts.len()), (3, true, 5));
+}
+
+#[test]
+fn objects_of_another_controller_are_named_and_left_alone() {
+    let mut world = world();
+    let mut theirs = AzureAssignedIdentity::new("web-default-db", Default::default());
+    theirs.metadata.namespace = Some("default".to_owned());
+    theirs.metadata.finalizers = Some(vec!["azureassignedidentity".to_owned()]);
+    world.assigned = vec![theirs.into()];
+    let (changes, foreign) = with_plan(&world, &Views::new(), |plan| (plan.changes, plan.foreign));
+    assert_eq!((changes, foreign), (vec![], vec![ObjectKey::new("default", "web-default-db")]));
+}
+
+#[test]
+fn service_principals_are_assigned_without_any_host() {
+    let mut world = world();
+    let principal = Arc::make_mut(&mut world.identities[0]);
+    principal.spec = serde_json::from_value(serde_json::json!({
+        "type": 1, "clientID": crate::testing::client_id("x").as_str(), "tenantID": "t",
+        "clientPassword": {"name": "secret"},
+    }))
+    .unwrap();
+    world.pods = vec![pod("apps", "web", "sel", "unknown-node").into()];
+    assert_eq!(apply(&mut world, &Views::new()), ["create Assigned"]);
+    assert!(with_plan(&world, &Views::new(), |plan| plan.needs).is_empty());
+}

@@ -1,0 +1,224 @@
+//! What the caches keep of each kind: only what is read, since every byte here is there once a pod.
+
+use std::collections::BTreeMap;
+
+use api::crd::AzureIdentityAttachment;
+use api::{AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, labels};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// A kind as the caches hold it.
+pub(crate) trait Cached:
+    Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static
+{
+    /// Drops what is never read.
+    fn trim(&mut self) {
+        keep(self.meta_mut(), &[], &[]);
+    }
+
+    /// Whether a change from `before` can matter to a decision.
+    fn matters(&self, before: &Self) -> bool;
+}
+
+/// What is read of a pod.
+#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[resource(inherit = Pod)]
+pub(crate) struct BoundPod {
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) spec: BoundPodSpec,
+    #[serde(default)]
+    pub(crate) status: BoundPodStatus,
+}
+
+/// What is read of a pod's spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BoundPodSpec {
+    #[serde(default)]
+    pub(crate) node_name: Option<String>,
+}
+
+/// What is read of a pod's status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct BoundPodStatus {
+    #[serde(default)]
+    pub(crate) phase: Option<String>,
+}
+
+/// What is read of a node.
+#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[resource(inherit = Node)]
+pub(crate) struct CloudNode {
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) spec: CloudNodeSpec,
+}
+
+/// What is read of a node's spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct CloudNodeSpec {
+    #[serde(rename = "providerID", default)]
+    pub(crate) provider_id: Option<String>,
+}
+
+/// The namespace of an object; empty if it has none.
+pub(crate) fn namespace(meta: &ObjectMeta) -> &str {
+    meta.namespace.as_deref().unwrap_or_default()
+}
+
+/// The name of an object.
+pub(crate) fn name(meta: &ObjectMeta) -> &str {
+    meta.name.as_deref().unwrap_or_default()
+}
+
+/// The uid of an object.
+pub(crate) fn uid(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
+}
+
+// === impl BoundPod ===
+
+impl BoundPod {
+    /// The value of the label that bindings select by; empty if there is none.
+    pub(crate) fn label(&self) -> &str {
+        let labels = self.metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get(labels::BINDING)).map_or("", String::as_str)
+    }
+
+    /// The node; empty until the pod is scheduled.
+    pub(crate) fn node(&self) -> &str {
+        self.spec.node_name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether no container runs any more or ever will. A pod that is only being deleted still
+    /// runs, and may need tokens to shut down.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+}
+
+impl Cached for BoundPod {
+    fn trim(&mut self) {
+        keep(&mut self.metadata, &[labels::BINDING], &[]);
+    }
+
+    fn matters(&self, before: &Self) -> bool {
+        self.metadata.uid != before.metadata.uid
+            || self.label() != before.label()
+            || self.node() != before.node()
+            || self.is_finished() != before.is_finished()
+    }
+}
+
+// === the other kinds ===
+
+impl Cached for CloudNode {
+    fn matters(&self, before: &Self) -> bool {
+        self.spec != before.spec || self.metadata.uid != before.metadata.uid
+    }
+}
+
+impl Cached for AzureIdentity {
+    fn trim(&mut self) {
+        keep(&mut self.metadata, &[], &[labels::BEHAVIOR]);
+    }
+
+    fn matters(&self, before: &Self) -> bool {
+        // A change of the status is the controller's own.
+        self.spec != before.spec
+            || self.metadata.uid != before.metadata.uid
+            || self.metadata.generation != before.metadata.generation
+            || self.metadata.annotations != before.metadata.annotations
+    }
+}
+
+impl Cached for AzureIdentityBinding {
+    fn matters(&self, before: &Self) -> bool {
+        self.spec != before.spec
+            || self.metadata.uid != before.metadata.uid
+            || self.metadata.generation != before.metadata.generation
+    }
+}
+
+impl Cached for AzureAssignedIdentity {
+    fn matters(&self, before: &Self) -> bool {
+        self.spec != before.spec
+            || self.status != before.status
+            || self.metadata.uid != before.metadata.uid
+    }
+}
+
+impl Cached for AzureIdentityAttachment {
+    fn matters(&self, before: &Self) -> bool {
+        self.spec != before.spec
+    }
+}
+
+/// Reduces metadata to what identifies the object, and the named labels and annotations.
+fn keep(meta: &mut ObjectMeta, labels: &[&str], annotations: &[&str]) {
+    let only = |map: Option<BTreeMap<String, String>>, keys: &[&str]| {
+        let mut map = map?;
+        map.retain(|key, _| keys.contains(&key.as_str()));
+        (!map.is_empty()).then_some(map)
+    };
+    *meta = ObjectMeta {
+        name: meta.name.take(),
+        namespace: meta.namespace.take(),
+        uid: meta.uid.take(),
+        resource_version: meta.resource_version.take(),
+        generation: meta.generation,
+        finalizers: meta.finalizers.take(),
+        labels: only(meta.labels.take(), labels),
+        annotations: only(meta.annotations.take(), annotations),
+        ..ObjectMeta::default()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(json: serde_json::Value) -> BoundPod {
+        let mut pod: BoundPod = serde_json::from_value(json).unwrap();
+        pod.trim();
+        pod
+    }
+
+    #[test]
+    fn a_pod_is_cut_down_to_what_is_read() {
+        let pod = pod(serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web", "namespace": "team", "uid": "u",
+                "labels": {"aadpodidbinding": "sel", "app": "web"},
+                "annotations": {"big": "x"}, "managedFields": [{"manager": "m"}]},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+            "status": {"phase": "Running", "podIP": "10.0.0.1"},
+        }));
+        assert_eq!((pod.label(), pod.node(), pod.is_finished()), ("sel", "n1", false));
+        assert_eq!(pod.metadata.labels.as_ref().unwrap().len(), 1);
+        assert!(pod.metadata.annotations.is_none() && pod.metadata.managed_fields.is_none());
+    }
+
+    #[test]
+    fn only_changes_that_decide_something_matter() {
+        let base = serde_json::json!({"metadata": {"name": "web", "uid": "u",
+            "labels": {"aadpodidbinding": "sel"}}, "spec": {"nodeName": "n1"},
+            "status": {"phase": "Pending"}});
+        let cases = [
+            ("/metadata/uid", "v", true),
+            ("/metadata/labels/aadpodidbinding", "other", true),
+            ("/spec/nodeName", "n2", true),
+            ("/status/phase", "Running", false),
+            ("/status/phase", "Succeeded", true),
+        ];
+        for (path, value, expected) in cases {
+            let mut changed = base.clone();
+            *changed.pointer_mut(path).unwrap() = value.into();
+            assert_eq!(pod(changed).matters(&pod(base.clone())), expected, "{path} {value}");
+        }
+    }
+}
