@@ -1,0 +1,22 @@
+//! One host at a time: what ARM says is attached to a VM or scale set, what is recorded as ours,
+//! and the one change that is in flight.
+//!
+//! `model` decides, `worker` executes, `pool` keeps one worker a host. Hosts never wait for
+//! each other.
+
+mod failure;
+mod model;
+mod outcomes;
+mod pool;
+mod record;
+mod view;
+mod worker;
+
+#[cfg(test)]
+pub(crate) use model::{HostModel, Step};
+pub(crate) use model::{HostSettings, Immutable};
+pub(crate) use pool::{HostContext, HostPool, Needs, Views, WorkerPanicked};
+pub(crate) use record::{ApiRecords, Records};
+#[cfg(test)]
+pub(crate) use record::{Entries, Record, RecordError};
+pub(crate) use view::{HostView, Trouble};

@@ -1,0 +1,131 @@
+//! What the model learns from the outcome of each step.
+
+use std::sync::Arc;
+
+use api::IdentityId;
+use jiff::Timestamp;
+
+use super::failure::{Failure, IDENTITY, RECORDS, hold, host_backoff};
+use super::model::{HostModel, Known};
+use super::record::{Record, RecordError};
+use super::view::Trouble;
+use crate::compute::{ArmError, HostIdentities, IdentityDelta};
+
+impl HostModel {
+    /// The record was read.
+    pub(crate) fn on_loaded(&mut self, record: Record) {
+        // Writes that failed before are not forgiven: they would be tried without a pause.
+        self.record = Some(record);
+    }
+
+    /// The record was written.
+    pub(crate) fn on_saved(&mut self, record: Record) {
+        self.record = Some(record);
+        self.recording = None;
+    }
+
+    /// The record could not be read or written.
+    pub(crate) fn on_record_error(&mut self, error: &RecordError, now: Timestamp) {
+        self.record = None;
+        let trouble = Trouble { code: "record", message: error.to_string(), remedy: None };
+        self.recording = Some(Failure::again(self.recording.take(), RECORDS, now, trouble));
+    }
+
+    /// ARM said what is attached.
+    pub(crate) fn on_identities(&mut self, identities: HostIdentities, now: Timestamp) {
+        self.gone = false;
+        self.reading = None;
+        self.refused
+            .retain(|id, _| self.needed.contains(id) != identities.attached.contains_key(id));
+        if self.needed.iter().all(|id| identities.attached.contains_key(id)) {
+            self.writing = None;
+        }
+        self.known = Some(Known { identities: Arc::new(identities), at: Some(now) });
+    }
+
+    /// ARM did not say what is attached.
+    pub(crate) fn on_get_error(&mut self, error: &ArmError, now: Timestamp) {
+        self.gone = matches!(error, ArmError::HostNotFound { .. });
+        if self.gone {
+            self.known = None;
+        }
+        let failure = Failure::again(self.reading.take(), host_backoff(error), now, error.into());
+        self.not_before = hold(error, failure.until, now);
+        self.reading = Some(failure);
+    }
+
+    /// ARM took the change and said what is attached after it.
+    pub(crate) fn on_patched(
+        &mut self,
+        identities: HostIdentities,
+        delta: &IdentityDelta,
+        now: Timestamp,
+    ) {
+        let missed = delta.attach.iter().filter(|id| !identities.attached.contains_key(id));
+        let kept = delta.detach.iter().filter(|id| identities.attached.contains_key(id));
+        let undone: Vec<IdentityId> = missed.chain(kept).cloned().collect();
+        self.writing = None;
+        self.on_identities(identities, now);
+        for id in undone {
+            // Without a pause this would be one request after the other for ever.
+            let message = "ARM accepted the change but did not make it".to_owned();
+            self.refuse(id, Trouble { code: "not_made", message, remedy: None }, now);
+        }
+        self.end_one_by_one(now);
+    }
+
+    /// ARM did not take the change, or not all of it.
+    pub(crate) fn on_patch_error(
+        &mut self,
+        error: &ArmError,
+        delta: &IdentityDelta,
+        now: Timestamp,
+    ) {
+        let changed: Vec<&IdentityId> = delta.attach.iter().chain(&delta.detach).collect();
+        let mut named: Vec<IdentityId> = match error {
+            ArmError::IdentityRefused { identities, .. } => {
+                changed.iter().copied().filter(|id| identities.contains(id)).cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        if let (ArmError::Rejected { .. }, [only]) = (error, changed.as_slice()) {
+            named.push((*only).clone());
+        }
+        // Refusals for lack of access or of anything else to do changed nothing; after every other
+        // error the host may look different.
+        let unchanged = match error {
+            ArmError::Forbidden { .. }
+            | ArmError::Authentication { .. }
+            | ArmError::Throttled { .. } => true,
+            _ => named.len() == changed.len(),
+        };
+        if let (false, Some(known)) = (unchanged, &mut self.known) {
+            known.at = None;
+        }
+        if !named.is_empty() {
+            self.writing = None;
+            for id in named {
+                self.refuse(id, error.into(), now);
+            }
+        } else if matches!(error, ArmError::Rejected { .. }) && !self.one_by_one {
+            self.one_by_one = true;
+        } else {
+            let failure =
+                Failure::again(self.writing.take(), host_backoff(error), now, error.into());
+            self.not_before = hold(error, failure.until, now);
+            self.writing = Some(failure);
+        }
+        self.end_one_by_one(now);
+    }
+
+    fn refuse(&mut self, id: IdentityId, trouble: Trouble, now: Timestamp) {
+        let failure = Failure::again(self.refused.remove(&id), IDENTITY, now, trouble);
+        self.refused.insert(id, failure);
+    }
+
+    fn end_one_by_one(&mut self, now: Timestamp) {
+        if let (true, Some(record), Some(known)) = (self.one_by_one, &self.record, &self.known) {
+            self.one_by_one = !self.pending(record, known, now).is_empty();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Executes the steps of one host, one after the other, and shows others how far it is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api::{Host, IdentityId};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use super::model::{HostModel, HostSettings, Step};
+use super::record::{Entries, Records};
+use super::view::HostView;
+use crate::clock::Clock;
+use crate::compute::{Compute, HostIdentities, IdentityDelta};
+use crate::lease::Leadership;
+use crate::metrics::{ArmCall, ControllerMetrics};
+use crate::watch::Dirty;
+
+/// What all workers share.
+pub(crate) struct HostContext<C, R> {
+    pub(crate) compute: Arc<C>,
+    pub(crate) records: R,
+    pub(crate) settings: Arc<HostSettings>,
+    pub(crate) leadership: Leadership,
+    pub(crate) metrics: ControllerMetrics,
+    pub(crate) clock: Clock,
+    pub(crate) dirty: Dirty,
+}
+
+/// The worker of one host.
+pub(super) struct Worker<C, R> {
+    pub(super) host: Host,
+    pub(super) context: Arc<HostContext<C, R>>,
+    pub(super) needed: watch::Receiver<BTreeSet<IdentityId>>,
+    pub(super) view: watch::Sender<Arc<HostView>>,
+}
+
+// === impl Worker ===
+
+impl<C: Compute, R: Records> Worker<C, R> {
+    /// Works until nothing is needed and nothing is ours, or leadership ends.
+    pub(super) async fn run(mut self) -> Host {
+        let span = tracing::info_span!("host", host = %self.host);
+        let mut model = HostModel::new(self.context.settings.clone());
+        async {
+            loop {
+                model.set_needed(self.needed.borrow_and_update().clone());
+                self.publish(&model);
+                match model.next(self.context.clock.now()) {
+                    Step::Done => break,
+                    Step::Wait(until) => {
+                        let alarm = tokio::time::sleep_until(self.context.clock.instant(until));
+                        tokio::select! {
+                            changed = self.needed.changed() => if changed.is_err() { break },
+                            () = alarm => {}
+                        }
+                    }
+                    // Whoever is not the leader any more calls nobody: another replica does.
+                    _ if self.context.leadership.remaining().is_none() => break,
+                    step => self.execute(&mut model, step).await,
+                }
+            }
+        }
+        .instrument(span)
+        .await;
+        self.host
+    }
+
+    fn publish(&self, model: &HostModel) {
+        let view = model.view();
+        let changed = self.view.send_if_modified(|shown| {
+            let changed = **shown != view;
+            if changed {
+                *shown = Arc::new(view);
+            }
+            changed
+        });
+        if changed {
+            self.context.dirty.ring();
+        }
+    }
+
+    async fn execute(&self, model: &mut HostModel, step: Step) {
+        match step {
+            Step::Load => self.load(model).await,
+            Step::Save(entries, version) => self.save(model, entries, version).await,
+            Step::Get => self.get(model).await,
+            Step::Patch(current, delta) => self.patch(model, &current, &delta).await,
+            Step::Wait(_) | Step::Done => {}
+        }
+    }
+
+    async fn load(&self, model: &mut HostModel) {
+        match self.context.records.load(&self.host).await {
+            Ok(record) => model.on_loaded(record),
+            Err(error) => {
+                tracing::warn!(%error, "Cannot read the record of the host");
+                model.on_record_error(&error, self.context.clock.now());
+            }
+        }
+    }
+
+    async fn save(&self, model: &mut HostModel, entries: Entries, version: Option<String>) {
+        match self.context.records.save(&self.host, &entries, version.as_deref()).await {
+            Ok(record) => model.on_saved(record),
+            Err(error) => {
+                tracing::warn!(%error, "Cannot write the record of the host");
+                model.on_record_error(&error, self.context.clock.now());
+            }
+        }
+    }
+
+    async fn get(&self, model: &mut HostModel) {
+        let result = self.context.compute.get(&self.host).await;
+        self.context.metrics.arm_call(ArmCall::Get, result.as_ref().err());
+        let now = self.context.clock.now();
+        match result {
+            Ok(identities) => model.on_identities(identities, now),
+            Err(error) => {
+                tracing::warn!(%error, "Cannot read the identities of the host");
+                model.on_get_error(&error, now);
+            }
+        }
+    }
+
+    async fn patch(&self, model: &mut HostModel, current: &HostIdentities, delta: &IdentityDelta) {
+        let result = self.context.compute.patch(&self.host, current, delta).await;
+        self.context.metrics.arm_call(ArmCall::Patch, result.as_ref().err());
+        let now = self.context.clock.now();
+        let (attach, detach) = (list(&delta.attach), list(&delta.detach));
+        match result {
+            Ok(identities) => {
+                tracing::info!(attach, detach, "Changed the identities of the host");
+                model.on_patched(identities, delta, now);
+            }
+            Err(error) => {
+                tracing::warn!(%error, attach, detach, "Cannot change the identities of the host");
+                model.on_patch_error(&error, delta, now);
+            }
+        }
+    }
+}
+
+fn list(ids: &BTreeSet<IdentityId>) -> String {
+    ids.iter().map(IdentityId::as_str).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -1,0 +1,339 @@
+//! A worker against an ARM and a record store that fail on demand, dropped at every step.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use runtime::Metrics;
+
+use super::*;
+use crate::compute::ArmError;
+use crate::host::model::Immutable;
+use crate::host::pool::HostPool;
+use crate::host::record::{Record, RecordError};
+use crate::lease::Leadership;
+use crate::testing::{attached, host, id};
+
+const NAMES: [&str; 4] = ["db", "queue", "bad", "theirs"];
+
+/// ARM and the API server in one: what is there, what was asked, and what fails.
+#[derive(Clone, Default)]
+struct World(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    attached: BTreeMap<Host, BTreeSet<&'static str>>,
+    records: BTreeMap<Host, (Entries, u64)>,
+    calls: Vec<String>,
+    /// The next calls by name that fail, each after it took effect or before.
+    faults: Vec<(&'static str, Fault)>,
+    slow: Option<Host>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    Before,
+    After,
+    /// The caller dies while it waits.
+    Never,
+}
+
+impl World {
+    fn fault(&self, call: &str) -> Option<Fault> {
+        let mut state = self.0.lock();
+        let at = state.faults.iter().position(|(name, _)| *name == call)?;
+        Some(state.faults.remove(at).1)
+    }
+
+    /// Does `change` unless it is to fail first, and says how it ended.
+    async fn call<T>(&self, call: &'static str, change: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let fault = self.fault(call);
+        if fault == Some(Fault::Before) {
+            return None;
+        }
+        let value = change(&mut self.0.lock());
+        match fault {
+            Some(Fault::After) => None,
+            Some(Fault::Never) => std::future::pending().await,
+            _ => Some(value),
+        }
+    }
+
+    fn attached(&self, name: &str) -> Vec<&'static str> {
+        let state = self.0.lock();
+        state.attached.get(&host(name)).into_iter().flatten().copied().collect()
+    }
+
+    fn recorded(&self, name: &str) -> Vec<String> {
+        let state = self.0.lock();
+        let entries = state.records.get(&host(name)).map(|(entries, _)| entries.clone());
+        entries.unwrap_or_default().keys().map(|id| id.arm_id().name().to_owned()).collect()
+    }
+
+    fn calls(&self, call: &str) -> usize {
+        self.0.lock().calls.iter().filter(|made| made.starts_with(call)).count()
+    }
+}
+
+fn unavailable() -> ArmError {
+    ArmError::Unavailable { message: "test".to_owned(), retry_after: None }
+}
+
+impl Compute for World {
+    async fn get(&self, host: &Host) -> Result<HostIdentities, ArmError> {
+        let names = self.call("get", |state| {
+            state.calls.push(format!("get {}", host.id().name()));
+            state.attached.get(host).cloned().unwrap_or_default()
+        });
+        names.await.map(attached).ok_or_else(unavailable)
+    }
+
+    async fn patch(
+        &self,
+        host: &Host,
+        _: &HostIdentities,
+        delta: &IdentityDelta,
+    ) -> Result<HostIdentities, ArmError> {
+        let slow = self.0.lock().slow.as_ref() == Some(host);
+        if slow {
+            std::future::pending::<()>().await;
+        }
+        if delta.attach.contains(&id("bad")) {
+            self.0.lock().calls.push("refused".to_owned());
+            return Err(ArmError::IdentityRefused {
+                identities: vec![id("bad")],
+                code: "LinkedAuthorizationFailed".to_owned(),
+                message: "test".to_owned(),
+                remedy: None,
+            });
+        }
+        let names = self.call("patch", |state| {
+            state.calls.push(format!("patch {}", host.id().name()));
+            let recorded = state.records.get(host).map(|(entries, _)| entries.clone());
+            let recorded = recorded.unwrap_or_default();
+            for changed in delta.attach.iter().chain(&delta.detach) {
+                assert!(recorded.contains_key(changed), "{changed} was not recorded first");
+            }
+            let names = state.attached.entry(host.clone()).or_default();
+            names.retain(|name| !delta.detach.contains(&id(name)));
+            names.extend(NAMES.iter().filter(|name| delta.attach.contains(&id(name))));
+            names.clone()
+        });
+        names.await.map(attached).ok_or_else(unavailable)
+    }
+}
+
+impl Records for World {
+    async fn load(&self, host: &Host) -> Result<Record, RecordError> {
+        let record = self.call("load", |state| match state.records.get(host) {
+            Some((entries, version)) => {
+                Record { entries: entries.clone(), version: Some(version.to_string()) }
+            }
+            None => Record::default(),
+        });
+        record.await.ok_or_else(|| RecordError::Unavailable("test".to_owned()))
+    }
+
+    async fn save(
+        &self,
+        host: &Host,
+        entries: &Entries,
+        version: Option<&str>,
+    ) -> Result<Record, RecordError> {
+        let saved = self.call("save", |state| {
+            let stored = state.records.get(host).map(|(_, version)| *version);
+            if stored.map(|version| version.to_string()).as_deref() != version {
+                return Err(RecordError::Conflict);
+            }
+            if entries.is_empty() {
+                state.records.remove(host);
+                return Ok(Record::default());
+            }
+            let next = stored.unwrap_or_default() + 1;
+            state.records.insert(host.clone(), (entries.clone(), next));
+            Ok(Record { entries: entries.clone(), version: Some(next.to_string()) })
+        });
+        saved.await.unwrap_or_else(|| Err(RecordError::Unavailable("test".to_owned())))
+    }
+}
+
+/// The workers of one leader.
+fn leader(world: &World) -> HostPool<World, World> {
+    HostPool::new(context(world))
+}
+
+fn context(world: &World) -> HostContext<World, World> {
+    HostContext {
+        compute: Arc::new(world.clone()),
+        records: world.clone(),
+        settings: Arc::new(HostSettings {
+            linger: Duration::from_secs(300),
+            recheck: Duration::from_secs(180),
+            immutable: Immutable::default(),
+        }),
+        leadership: Leadership::for_ever(),
+        metrics: ControllerMetrics::new(&Metrics::new("test", "0")),
+        clock: Clock::start(),
+        dirty: Dirty::default(),
+    }
+}
+
+fn needs<const N: usize>(
+    host_name: &str,
+    names: [&str; N],
+) -> BTreeMap<Host, BTreeSet<IdentityId>> {
+    [(host(host_name), names.iter().map(|name| id(name)).collect())].into()
+}
+
+/// Time for everything that is not waiting for minutes.
+async fn soon() {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_get_and_one_patch_serve_everything_that_is_needed() {
+    let world = World::default();
+    let mut pool = leader(&world);
+    pool.set_needs(needs("a", ["db", "queue"]), &BTreeSet::new());
+    soon().await;
+    assert_eq!(world.attached("a"), ["db", "queue"]);
+    assert_eq!(world.recorded("a"), ["db", "queue"]);
+    assert_eq!((world.calls("get"), world.calls("patch")), (1, 1));
+    let view = pool.views().remove(&host("a")).unwrap();
+    assert_eq!(view.identities.as_ref().unwrap().attached.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_never_waits_for_another() {
+    let world = World::default();
+    world.0.lock().slow = Some(host("slow"));
+    let mut pool = leader(&world);
+    let mut all = needs("slow", ["db"]);
+    all.extend(needs("fast", ["db"]));
+    pool.set_needs(all, &BTreeSet::new());
+    soon().await;
+    assert!(world.attached("slow").is_empty());
+    assert_eq!(world.attached("fast"), ["db"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_needed_while_a_patch_runs_goes_into_the_next_one() {
+    let world = World::default();
+    let mut pool = leader(&world);
+    world.0.lock().slow = Some(host("a"));
+    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    soon().await;
+    pool.set_needs(needs("a", ["db", "queue"]), &BTreeSet::new());
+    pool.set_needs(needs("a", ["queue"]), &BTreeSet::new());
+    assert_eq!(world.calls("patch"), 0);
+    // The one in flight never ends: the leader is replaced.
+    drop(pool);
+    world.0.lock().slow = None;
+    let mut pool = leader(&world);
+    pool.set_needs(needs("a", ["queue"]), &BTreeSet::new());
+    soon().await;
+    assert_eq!((world.attached("a"), world.calls("patch")), (vec!["queue"], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_at_any_step_is_made_good() {
+    for call in ["load", "save", "get", "patch"] {
+        for fault in [Fault::Before, Fault::After] {
+            let world = World::default();
+            world.0.lock().faults.push((call, fault));
+            let mut pool = leader(&world);
+            pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+            soon().await;
+            assert_eq!(world.attached("a"), ["db"], "{call}");
+            assert_eq!(world.recorded("a"), ["db"], "{call}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_step_leaks_and_loses_nothing() {
+    for call in ["load", "save", "get", "patch"] {
+        for (before, after) in [(vec!["db"], vec!["queue"]), (vec!["db"], vec![])] {
+            let world = World::default();
+            world.0.lock().attached.insert(host("a"), ["theirs"].into());
+            let mut pool = leader(&world);
+            pool.set_needs(names("a", &before), &BTreeSet::new());
+            soon().await;
+
+            world.0.lock().faults.push((call, Fault::Never));
+            pool.set_needs(names("a", &after), &BTreeSet::new());
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            drop(pool);
+
+            let mut pool = leader(&world);
+            let recorded = world.0.lock().records.keys().cloned().collect();
+            pool.set_needs(names("a", &after), &recorded);
+            tokio::time::sleep(Duration::from_secs(900)).await;
+            let mut expected = after.clone();
+            assert_eq!(world.recorded("a"), expected, "{call}: {before:?} {after:?}");
+            expected.push("theirs");
+            assert_eq!(world.attached("a"), expected, "{call}: {before:?} {after:?}");
+        }
+    }
+}
+
+fn names(host_name: &str, names: &[&str]) -> BTreeMap<Host, BTreeSet<IdentityId>> {
+    if names.is_empty() {
+        return BTreeMap::new();
+    }
+    [(host(host_name), names.iter().map(|name| id(name)).collect())].into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_ends_when_nothing_is_needed_or_ours_and_comes_back() {
+    let world = World::default();
+    let mut pool = leader(&world);
+    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    soon().await;
+    pool.set_needs(BTreeMap::new(), &BTreeSet::new());
+    pool.tend().await.unwrap();
+    assert_eq!(pool.len(), 0);
+    assert!(world.attached("a").is_empty() && world.recorded("a").is_empty());
+    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    soon().await;
+    assert_eq!(world.attached("a"), ["db"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_lead_calls_nobody() {
+    let world = World::default();
+    let (expiry, leadership) = Leadership::until_revoked();
+    let mut pool = HostPool::new(HostContext { leadership, ..context(&world) });
+    expiry.send_replace(None);
+    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    soon().await;
+    assert_eq!((world.calls("get"), world.calls("patch")), (0, 0));
+    assert!(world.recorded("a").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_identity_leaves_the_others_alone() {
+    let world = World::default();
+    let mut pool = leader(&world);
+    pool.set_needs(needs("a", ["db", "queue", "bad"]), &BTreeSet::new());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.attached("a"), ["db", "queue"]);
+    assert_eq!(world.calls("patch"), 1);
+    assert!(world.calls("refused") <= 6, "{}", world.calls("refused"));
+    let view = pool.views().remove(&host("a")).unwrap();
+    assert!(view.refused.contains_key(&id("bad")) && view.trouble.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_hear_of_every_change() {
+    let world = World::default();
+    let context = context(&world);
+    let dirty = context.dirty.clone();
+    let mut pool = HostPool::new(context);
+    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    dirty.rung().await;
+    let seen = |pool: &HostPool<World, World>| pool.views()[&host("a")].identities.is_some();
+    while !seen(&pool) {
+        dirty.rung().await;
+    }
+}

@@ -1,0 +1,515 @@
+//! A cluster, its hosts and a controller in one value: random events, failures and crashes in any
+//! order, after which what is attached has to be what is needed.
+//!
+//! Uses the real decisions (`desired`, `plan`, `HostModel`) and a model of everything around them.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::crd::{AzureIdentityAttachment, AzureIdentityAttachmentSpec};
+use api::matching::Scope;
+use api::{AssignedState, Host, IdentityId};
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use crate::clock::{after, since};
+use crate::compute::{ArmError, IdentityDelta};
+use crate::desired::desired;
+use crate::host::{
+    Entries, HostModel, HostSettings, Immutable, Needs, Record, RecordError, Step, Views,
+};
+use crate::plan::{Change, plan};
+use crate::snapshot::{Snapshot, key};
+use crate::testing::{attached, binding, host, id, identity, node, pod};
+
+const LINGER: Duration = Duration::from_secs(300);
+const IDENTITIES: [&str; 4] = ["i0", "i1", "i2", "i3"];
+const HOSTS: [&str; 3] = ["h0", "h1", "h2"];
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    AddPod {
+        pod: usize,
+        label: usize,
+        host: usize,
+    },
+    DeletePod(usize),
+    FinishPod(usize),
+    AddBinding {
+        binding: usize,
+        identity: usize,
+        label: usize,
+    },
+    DeleteBinding(usize),
+    AddIdentity(usize),
+    /// The object of one name leads to the Azure identity of another.
+    EditIdentity {
+        identity: usize,
+        resource: usize,
+    },
+    DeleteIdentity(usize),
+    /// Somebody else attaches or detaches an Azure identity.
+    OthersAttach {
+        host: usize,
+        resource: usize,
+    },
+    OthersDetach {
+        host: usize,
+        resource: usize,
+    },
+    /// The VM or scale set and its nodes are deleted.
+    DeleteHost(usize),
+    Forbid(usize),
+    Allow(usize),
+    FailArm {
+        after_effect: bool,
+    },
+    FailRecord {
+        after_effect: bool,
+    },
+    FailWrite,
+    Crash,
+    Advance(u64),
+    Work(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (four, three, two) = (0..4_usize, 0..3_usize, 0..2_usize);
+    prop_oneof![
+        4 => (four.clone(), two.clone(), three.clone())
+            .prop_map(|(pod, label, host)| Op::AddPod { pod, label, host }),
+        2 => four.clone().prop_map(Op::DeletePod),
+        1 => four.clone().prop_map(Op::FinishPod),
+        3 => (three.clone(), four.clone(), two)
+            .prop_map(|(binding, identity, label)| Op::AddBinding { binding, identity, label }),
+        1 => three.clone().prop_map(Op::DeleteBinding),
+        4 => four.clone().prop_map(Op::AddIdentity),
+        1 => (four.clone(), four.clone())
+            .prop_map(|(identity, resource)| Op::EditIdentity { identity, resource }),
+        1 => four.clone().prop_map(Op::DeleteIdentity),
+        1 => (three.clone(), four.clone())
+            .prop_map(|(host, resource)| Op::OthersAttach { host, resource }),
+        1 => (three.clone(), four.clone())
+            .prop_map(|(host, resource)| Op::OthersDetach { host, resource }),
+        1 => three.prop_map(Op::DeleteHost),
+        1 => four.clone().prop_map(Op::Forbid),
+        1 => four.prop_map(Op::Allow),
+        1 => any::<bool>().prop_map(|after_effect| Op::FailArm { after_effect }),
+        1 => any::<bool>().prop_map(|after_effect| Op::FailRecord { after_effect }),
+        1 => Just(Op::FailWrite),
+        2 => Just(Op::Crash),
+        3 => (1..400_u64).prop_map(Op::Advance),
+        5 => (1..6_usize).prop_map(Op::Work),
+    ]
+}
+
+struct World {
+    cluster: Snapshot,
+    counter: u64,
+    now: Timestamp,
+    hosts: BTreeMap<Host, Machine>,
+    records: BTreeMap<Host, (Entries, u64)>,
+    forbidden: BTreeSet<IdentityId>,
+    /// Failures of the next call to ARM, to the records: whether it takes effect all the same.
+    arm_fault: Option<bool>,
+    record_fault: Option<bool>,
+    write_fault: bool,
+    models: BTreeMap<Host, HostModel>,
+}
+
+/// A VM or scale set as ARM knows it.
+#[derive(Default)]
+struct Machine {
+    attached: BTreeSet<&'static str>,
+    /// Those that others attached.
+    foreign: BTreeSet<&'static str>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            cluster: Snapshot::default(),
+            counter: 100,
+            now: after(Timestamp::UNIX_EPOCH, Duration::from_secs(1_000_000)),
+            hosts: BTreeMap::new(),
+            records: BTreeMap::new(),
+            forbidden: BTreeSet::new(),
+            arm_fault: None,
+            record_fault: None,
+            write_fault: false,
+            models: BTreeMap::new(),
+        };
+        (0..HOSTS.len()).for_each(|number| world.add_host(number));
+        world
+    }
+
+    fn add_host(&mut self, number: usize) {
+        let name = HOSTS[number];
+        if let Entry::Vacant(vacant) = self.hosts.entry(host(name)) {
+            vacant.insert(Machine::default());
+            self.cluster.nodes.push(Arc::new(node(&format!("node-{name}"), name)));
+        }
+    }
+
+    fn happen(&mut self, op: Op) {
+        match op {
+            Op::AddPod { pod: number, label, host } => {
+                self.happen(Op::DeletePod(number));
+                self.add_host(host);
+                let node = format!("node-{}", HOSTS[host]);
+                let mut pod = pod("apps", &format!("p{number}"), &format!("l{label}"), &node);
+                pod.metadata.uid = Some(self.fresh());
+                self.cluster.pods.push(Arc::new(pod));
+            }
+            Op::DeletePod(number) => {
+                let name = format!("p{number}");
+                self.cluster.pods.retain(|pod| key(&**pod).1 != name);
+            }
+            Op::FinishPod(number) => {
+                let name = format!("p{number}");
+                for pod in self.cluster.pods.iter_mut().filter(|pod| key(&***pod).1 == name) {
+                    Arc::make_mut(pod).status.phase = Some("Succeeded".to_owned());
+                }
+            }
+            Op::AddBinding { binding: number, identity, label } => {
+                self.happen(Op::DeleteBinding(number));
+                let (name, label) = (format!("b{number}"), format!("l{label}"));
+                let binding = binding("team", &name, IDENTITIES[identity], &label);
+                self.cluster.bindings.push(Arc::new(binding));
+            }
+            Op::DeleteBinding(number) => {
+                let name = format!("b{number}");
+                self.cluster.bindings.retain(|binding| key(&**binding).1 != name);
+            }
+            Op::AddIdentity(number) => {
+                self.happen(Op::EditIdentity { identity: number, resource: number });
+            }
+            Op::EditIdentity { identity: number, resource } => {
+                self.happen(Op::DeleteIdentity(number));
+                let mut object = identity("team", IDENTITIES[resource]);
+                object.metadata.name = Some(IDENTITIES[number].to_owned());
+                self.cluster.identities.push(Arc::new(object));
+            }
+            Op::DeleteIdentity(number) => {
+                self.cluster.identities.retain(|object| key(&**object).1 != IDENTITIES[number]);
+            }
+            Op::DeleteHost(number) => {
+                self.hosts.remove(&host(HOSTS[number]));
+                let name = format!("node-{}", HOSTS[number]);
+                self.cluster.nodes.retain(|node| key(&**node).1 != name);
+                self.cluster.pods.retain(|pod| pod.node() != name);
+            }
+            op => self.happen_outside(op),
+        }
+    }
+
+    fn happen_outside(&mut self, op: Op) {
+        match op {
+            Op::OthersAttach { host: number, resource } => self.others_attach(number, resource),
+            Op::OthersDetach { host: number, resource } => {
+                if let Some(machine) = self.hosts.get_mut(&host(HOSTS[number])) {
+                    machine.attached.remove(IDENTITIES[resource]);
+                    machine.foreign.remove(IDENTITIES[resource]);
+                }
+            }
+            Op::Forbid(resource) => drop(self.forbidden.insert(id(IDENTITIES[resource]))),
+            Op::Allow(resource) => drop(self.forbidden.remove(&id(IDENTITIES[resource]))),
+            Op::FailArm { after_effect } => self.arm_fault = Some(after_effect),
+            Op::FailRecord { after_effect } => self.record_fault = Some(after_effect),
+            Op::FailWrite => self.write_fault = true,
+            Op::Crash => self.models.clear(),
+            Op::Advance(seconds) => self.now = after(self.now, Duration::from_secs(seconds)),
+            Op::Work(steps) => (0..steps).for_each(|_| _ = self.work()),
+            _ => unreachable!("handled by `happen`"),
+        }
+    }
+
+    /// Somebody attaches an identity. Nobody can tell who did if we did at the same time, so time
+    /// passes until what the controller knows is older than it may rely on.
+    fn others_attach(&mut self, number: usize, resource: usize) {
+        let (host, name) = (host(HOSTS[number]), IDENTITIES[resource]);
+        let recorded = self.records.get(&host).is_some_and(|(e, _)| e.contains_key(&id(name)));
+        let Some(machine) = self.hosts.get_mut(&host) else { return };
+        if machine.attached.insert(name) && !recorded {
+            machine.foreign.insert(name);
+        }
+        self.now = after(self.now, Duration::from_secs(60));
+    }
+
+    fn fresh(&mut self) -> String {
+        self.counter += 1;
+        self.counter.to_string()
+    }
+
+    /// One cycle of the leader and one step of every host. Returns when to come back, if nobody
+    /// had anything to do.
+    fn work(&mut self) -> Option<Timestamp> {
+        let mut busy = !self.cycle().is_empty();
+        let mut wake = after(self.now, Duration::from_secs(60));
+        for host in self.models.keys().cloned().collect::<Vec<_>>() {
+            let Some(mut model) = self.models.remove(&host) else { continue };
+            match model.next(self.now) {
+                Step::Done => continue,
+                Step::Wait(until) => {
+                    assert!(until > self.now, "a wait for what is past never ends");
+                    wake = wake.min(until);
+                }
+                step => {
+                    busy = true;
+                    self.execute(&host, &mut model, step);
+                }
+            }
+            self.models.insert(host, model);
+        }
+        (!busy).then_some(wake)
+    }
+
+    fn views(&self) -> Views {
+        let view = |model: &HostModel| Arc::new(model.view());
+        self.models.iter().map(|(host, model)| (host.clone(), view(model))).collect()
+    }
+
+    fn needs(&self) -> Needs {
+        let index = self.cluster.index();
+        plan(&index, &desired(&index, Scope::Cluster), &self.views(), 1000).needs
+    }
+
+    fn cycle(&mut self) -> Vec<Change> {
+        let (changes, needs, recorded) = {
+            let index = self.cluster.index();
+            let desired = desired(&index, Scope::Cluster);
+            let plan = plan(&index, &desired, &self.views(), 1000);
+            (plan.changes, plan.needs, self.cluster.recorded_hosts())
+        };
+        let settings = HostSettings {
+            linger: LINGER,
+            recheck: Duration::from_secs(180),
+            immutable: Immutable::default(),
+        };
+        let settings = Arc::new(settings);
+        for host in needs.keys().chain(&recorded) {
+            let new = || HostModel::new(settings.clone());
+            self.models.entry(host.clone()).or_insert_with(new);
+        }
+        for (host, model) in &mut self.models {
+            model.set_needed(needs.get(host).cloned().unwrap_or_default());
+        }
+        for change in &changes {
+            if !std::mem::take(&mut self.write_fault) {
+                self.apply(change);
+            }
+        }
+        changes
+    }
+
+    fn apply(&mut self, change: &Change) {
+        let (at, version) = (change.key(), self.fresh());
+        let objects = &mut self.cluster.assigned;
+        let found = objects
+            .iter()
+            .position(|object| key(&**object) == (at.namespace.as_str(), at.name.as_str()));
+        match (change, found) {
+            (Change::Create(object), None) => {
+                let mut object = (**object).clone();
+                object.metadata.resource_version = Some(version.clone());
+                object.metadata.uid = Some(version);
+                objects.push(Arc::new(object));
+            }
+            (Change::Replace { object, .. }, Some(number)) => {
+                let mut object = (**object).clone();
+                object.metadata.resource_version = Some(version);
+                objects[number] = Arc::new(object);
+            }
+            (Change::Move { status, .. }, Some(number)) => {
+                let object = Arc::make_mut(&mut objects[number]);
+                object.metadata.resource_version = Some(version);
+                object.status = Some((**status).clone());
+            }
+            (Change::Delete { .. }, Some(number)) => drop(objects.remove(number)),
+            (change, _) => panic!("planned from an old view: {change:?}"),
+        }
+    }
+
+    fn execute(&mut self, host: &Host, model: &mut HostModel, step: Step) {
+        match step {
+            Step::Load => match self.record_fault.take() {
+                Some(_) => model.on_record_error(&unavailable(), self.now),
+                None => model.on_loaded(self.record(host)),
+            },
+            Step::Save(entries, version) => {
+                let result = self.save(host, entries, version.as_deref());
+                match result {
+                    Ok(record) => model.on_saved(record),
+                    Err(error) => model.on_record_error(&error, self.now),
+                }
+            }
+            Step::Get => {
+                if self.arm_fault.take().is_some() {
+                    return model.on_get_error(&timed_out(), self.now);
+                }
+                match self.hosts.get(host) {
+                    Some(machine) => {
+                        model.on_identities(attached(machine.attached.iter().copied()), self.now);
+                    }
+                    None => model.on_get_error(&gone(host), self.now),
+                }
+            }
+            Step::Patch(_, delta) => match self.patch(host, &delta) {
+                Ok(names) => model.on_patched(attached(names), &delta, self.now),
+                Err(error) => model.on_patch_error(&error, &delta, self.now),
+            },
+            Step::Wait(_) | Step::Done => unreachable!("nothing to execute"),
+        }
+    }
+
+    fn record(&self, host: &Host) -> Record {
+        match self.records.get(host) {
+            Some((entries, version)) => {
+                Record { entries: entries.clone(), version: Some(version.to_string()) }
+            }
+            None => Record::default(),
+        }
+    }
+
+    fn save(
+        &mut self,
+        host: &Host,
+        entries: Entries,
+        version: Option<&str>,
+    ) -> Result<Record, RecordError> {
+        let fault = self.record_fault.take();
+        if fault == Some(false) {
+            return Err(unavailable());
+        }
+        if self.record(host).version.as_deref() != version {
+            return Err(RecordError::Conflict);
+        }
+        self.counter += 1;
+        if entries.is_empty() {
+            self.records.remove(host);
+        } else {
+            self.records.insert(host.clone(), (entries, self.counter));
+        }
+        self.cluster.attachments = self.records.keys().map(attachment).collect();
+        if fault == Some(true) { Err(unavailable()) } else { Ok(self.record(host)) }
+    }
+
+    fn patch(&mut self, host: &Host, delta: &IdentityDelta) -> Result<Vec<&'static str>, ArmError> {
+        let recorded = self.record(host).entries;
+        let needed = self.needs().remove(host).unwrap_or_default();
+        for id in &delta.attach {
+            assert!(recorded.contains_key(id), "{id} is attached before it is recorded");
+        }
+        for id in &delta.detach {
+            assert!(!needed.contains(id), "{id} is detached but needed");
+            let unused = recorded.get(id).copied().flatten();
+            let lingered = unused.map(|at| since(self.now, at));
+            assert!(lingered >= Some(LINGER), "{id} is detached after {lingered:?}");
+        }
+        let fault = self.arm_fault.take();
+        let refused: Vec<IdentityId> =
+            delta.attach.intersection(&self.forbidden).cloned().collect();
+        let Some(machine) = self.hosts.get_mut(host) else { return Err(gone(host)) };
+        if fault == Some(false) {
+            return Err(timed_out());
+        }
+        if !refused.is_empty() {
+            return Err(ArmError::IdentityRefused {
+                identities: refused,
+                code: "LinkedAuthorizationFailed".to_owned(),
+                message: "forbidden".to_owned(),
+                remedy: None,
+            });
+        }
+        for name in IDENTITIES {
+            if delta.detach.contains(&id(name)) {
+                assert!(!machine.foreign.contains(name), "{name} belongs to others");
+                machine.attached.remove(name);
+            }
+            if delta.attach.contains(&id(name)) {
+                machine.attached.insert(name);
+            }
+        }
+        let names = machine.attached.iter().copied().collect();
+        if fault == Some(true) { Err(timed_out()) } else { Ok(names) }
+    }
+
+    /// Lets everything come to rest, with nothing in its way any more.
+    fn rest(&mut self) {
+        self.forbidden.clear();
+        (self.arm_fault, self.record_fault, self.write_fault) = (None, None, false);
+        let end = after(self.now, Duration::from_secs(3000));
+        let mut steps = 0;
+        while self.now < end {
+            if let Some(wake) = self.work() {
+                self.now = wake;
+            }
+            steps += 1;
+            assert!(steps < 2000, "it never comes to rest");
+        }
+    }
+
+    fn check_rest(&mut self) {
+        let needs = self.needs();
+        for (host, machine) in &self.hosts {
+            let needed = needs.get(host).cloned().unwrap_or_default();
+            let foreign: BTreeSet<IdentityId> =
+                machine.foreign.iter().map(|name| id(name)).collect();
+            let attached: BTreeSet<IdentityId> =
+                machine.attached.iter().map(|name| id(name)).collect();
+            let expected: BTreeSet<_> = needed.union(&foreign).cloned().collect();
+            assert_eq!(attached, expected, "attached to {host}");
+            let ours: BTreeSet<_> = needed.difference(&foreign).cloned().collect();
+            let recorded: BTreeSet<_> = self.record(host).entries.into_keys().collect();
+            assert_eq!(recorded, ours, "recorded of {host}");
+        }
+        for host in self.records.keys() {
+            assert!(self.hosts.contains_key(host), "the record of {host} outlived it");
+        }
+        let wanted = {
+            let index = self.cluster.index();
+            desired(&index, Scope::Cluster).assignments.len()
+        };
+        assert_eq!(self.cluster.assigned.len(), wanted);
+        for object in &self.cluster.assigned {
+            assert_eq!(object.state(), AssignedState::Assigned, "{:?}", object.status);
+        }
+        assert_eq!(self.cycle(), [], "the second plan is empty");
+    }
+}
+
+fn attachment(host: &Host) -> Arc<AzureIdentityAttachment> {
+    let spec = AzureIdentityAttachmentSpec { host: host.to_string(), identities: Vec::new() };
+    Arc::new(AzureIdentityAttachment::new(&api::crd::attachment_name(host), spec))
+}
+
+fn unavailable() -> RecordError {
+    RecordError::Unavailable("test".to_owned())
+}
+
+fn timed_out() -> ArmError {
+    ArmError::TimedOut { after: Duration::from_secs(1) }
+}
+
+fn gone(host: &Host) -> ArmError {
+    ArmError::HostNotFound { host: host.clone() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn after_any_events_what_is_attached_is_what_is_needed(
+        ops in proptest::collection::vec(op(), 1..80),
+    ) {
+        let mut world = World::new();
+        for op in ops {
+            world.happen(op);
+        }
+        world.rest();
+        world.check_rest();
+    }
+}
