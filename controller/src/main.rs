@@ -1,0 +1,183 @@
+//! The controller: which pods hold which identities, and what is attached to VMs and scale sets.
+//!
+//! ```text
+//! watch → snapshot → desired → plan → writes (AzureAssignedIdentity, conditions, events)
+//!                                  └→ host workers → ARM
+//! ```
+//!
+//! Decisions are in `desired`, `verdict`, `plan`, `host::model`, `report` and `lease::claim`, and
+//! touch nothing; the rest executes them.
+
+mod args;
+mod azure;
+mod backoff;
+mod clock;
+mod compute;
+mod content;
+mod desired;
+mod host;
+mod lease;
+mod metrics;
+mod overlay;
+mod plan;
+mod reconcile;
+mod removed;
+mod report;
+#[cfg(test)]
+mod simulation;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+mod verdict;
+mod watch;
+mod writes;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use kube::Client;
+use runtime::{Admin, Metrics, Readiness, Shutdown, Tasks};
+use tokio::net::TcpListener;
+
+use crate::args::{Args, Config};
+use crate::clock::Clock;
+use crate::compute::ArmClient;
+use crate::host::{ApiRecords, HostContext, HostSettings};
+use crate::lease::{Leadership, LeaseManager};
+use crate::metrics::ControllerMetrics;
+use crate::reconcile::{ReconcileError, Reconciler, Surroundings};
+use crate::report::{EventSender, events};
+use crate::watch::{Dirty, Stores, Watches};
+
+/// Long enough to give the lease back, shorter than the pod's grace.
+const GRACE: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let given: Vec<String> =
+        std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if let Err(removed) = removed::refuse(given.iter().map(String::as_str)) {
+        eprintln!("error: {removed}");
+        return ExitCode::from(2);
+    }
+    let args = Args::parse();
+    if let Err(error) = args.log.init() {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "Cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<()> {
+    runtime::crypto::install_provider();
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    threads.context("cannot start the threads")?.block_on(run(args))
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut kubeconfig =
+        kube::Config::infer().await.context("cannot find out how to reach the API server")?;
+    // Every call has a time-out and a back-off of its own; hidden retries would outlive both.
+    kubeconfig.default_retry = false;
+    let Config { admin_address, namespace, scope, hosts, lease, azure } =
+        Config::load(args, &kubeconfig.default_namespace)?;
+    let compute = Arc::new(azure.arm_client()?);
+    let client = Client::try_from(kubeconfig).context("cannot set up the API client")?;
+
+    let shutdown = Shutdown::on_signals()?;
+    let metrics = Metrics::new("controller", env!("CARGO_PKG_VERSION"));
+    let counters = ControllerMetrics::new(&metrics);
+    let readiness = Readiness::default();
+    let mut tasks = Tasks::new(shutdown.clone());
+
+    let listener = TcpListener::bind(admin_address)
+        .await
+        .with_context(|| format!("cannot listen on --admin-address {admin_address}"))?;
+    let admin = Admin::new(metrics, readiness.clone()).router();
+    tasks.spawn("admin", runtime::admin::serve(listener, admin, shutdown.clone()));
+
+    let dirty = Dirty::default();
+    let stores =
+        Watches::new(client.clone(), &mut tasks, &readiness, dirty.clone(), shutdown.clone())
+            .start(&namespace);
+    let (sender, publisher) = events(client.clone(), lease.holder.clone(), counters.clone());
+    let ending = shutdown.clone();
+    tasks.spawn("events", async move {
+        tokio::select! {
+            () = publisher.run() => {}
+            () = ending.begun() => {}
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+
+    let leader = Leader {
+        client: client.clone(),
+        stores,
+        dirty,
+        events: sender,
+        metrics: counters,
+        compute,
+        hosts: Arc::new(hosts),
+        namespace,
+        scope,
+    };
+    let manager = LeaseManager::new(client, lease);
+    tasks.spawn("leader", manager.run(shutdown, move |leadership| leader.lead(leadership)));
+    tasks.supervise(GRACE).await?;
+    Ok(())
+}
+
+/// What every term of leadership starts from.
+struct Leader {
+    client: Client,
+    stores: Stores,
+    dirty: Dirty,
+    events: EventSender,
+    metrics: ControllerMetrics,
+    compute: Arc<ArmClient>,
+    hosts: Arc<HostSettings>,
+    namespace: String,
+    scope: api::matching::Scope,
+}
+
+impl Leader {
+    /// The work of one term.
+    fn lead(
+        &self,
+        leadership: Leadership,
+    ) -> impl Future<Output = Result<(), ReconcileError>> + Send + use<> {
+        let clock = Clock::start();
+        let hosts = HostContext {
+            compute: self.compute.clone(),
+            records: ApiRecords::new(self.client.clone(), &self.namespace),
+            settings: self.hosts.clone(),
+            leadership: leadership.clone(),
+            metrics: self.metrics.clone(),
+            clock: clock.clone(),
+            dirty: self.dirty.clone(),
+        };
+        let around = Surroundings {
+            client: self.client.clone(),
+            stores: self.stores.clone(),
+            dirty: self.dirty.clone(),
+            events: self.events.clone(),
+            metrics: self.metrics.clone(),
+            clock,
+            scope: self.scope,
+        };
+        let leading = self.metrics.term();
+        let reconciler = Reconciler::new(around, leadership, hosts);
+        async move {
+            let _leading = leading;
+            reconciler.run().await
+        }
+    }
+}

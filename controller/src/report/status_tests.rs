@@ -1,0 +1,183 @@
+//! Tables for conditions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::matching::Scope;
+
+use super::*;
+use crate::clock::after;
+use crate::desired::desired;
+use crate::host::{HostView, Trouble, Views};
+use crate::plan::plan;
+use crate::report::tally;
+use crate::snapshot::Snapshot;
+use crate::testing::{
+    annotate, attached, binding, client_id, host, id, identity, node, pod, snapshot,
+};
+
+fn world() -> Snapshot {
+    let mut world = snapshot();
+    world.nodes = vec![node("n1", "a").into()];
+    world.identities = vec![identity("team", "db").into()];
+    world.bindings = vec![binding("team", "b", "db", "sel").into()];
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    world
+}
+
+fn view(names: &[&str]) -> HostView {
+    let identities = Some(Arc::new(attached(names.iter().copied())));
+    HostView { identities, ..HostView::default() }
+}
+
+fn writes(world: &Snapshot, view: HostView, now: Timestamp) -> Vec<Write> {
+    let views: Views = [(host("a"), Arc::new(view))].into();
+    let index = world.index();
+    let desired = desired(&index, Scope::Cluster);
+    let plan = plan(&index, &desired, &views, 100);
+    due(&index, &tally(&desired, &plan.verdicts), now)
+}
+
+/// `status reason pods message` of the identity and of the binding.
+fn ready(world: &Snapshot, view: HostView) -> (String, String) {
+    let mut found = (String::new(), String::new());
+    let text = |conditions: &[Condition], pods: i32| {
+        let [ready] = conditions else { panic!("one condition, not {conditions:?}") };
+        format!("{} {} {pods} {}", ready.status, ready.reason, ready.message)
+    };
+    for write in writes(world, view, Timestamp::UNIX_EPOCH) {
+        match write {
+            Write::Identity(_, status) => found.0 = text(&status.conditions, status.pods),
+            Write::Binding(_, status) => found.1 = text(&status.conditions, status.pods),
+            Write::Assigned(_) => panic!("not a status"),
+        }
+    }
+    found
+}
+
+fn assert_starts(found: &(String, String), identity: &str, binding: &str) {
+    assert!(found.0.starts_with(identity), "{:?} does not start with {identity:?}", found.0);
+    assert!(found.1.starts_with(binding), "{:?} does not start with {binding:?}", found.1);
+}
+
+#[test]
+fn what_works_is_said_with_how_many_pods() {
+    let found = ready(&world(), view(&["db"]));
+    assert_starts(
+        &found,
+        "True Assigned 1 assigned to 1 pod, attached to 1 host",
+        "True Assigned 1 selects 1 pod",
+    );
+}
+
+#[test]
+fn what_does_not_work_says_what_to_do() {
+    let trouble = Trouble {
+        code: "identity_refused",
+        message: "ARM refused the identity".to_owned(),
+        remedy: Some("Run az role assignment create".to_owned()),
+    };
+    let refusing = HostView { refused: [(id("db"), trouble.clone())].into(), ..view(&[]) };
+    let found = ready(&world(), refusing);
+    assert_starts(&found, "False ArmRefused 0 /subscriptions/", "False IdentityNotReady 1 see");
+    assert!(found.0.contains("Run az role assignment create; 1 of 1 pod wait"), "{}", found.0);
+
+    let troubled = HostView { trouble: Some(trouble), ..HostView::default() };
+    assert_starts(&ready(&world(), troubled), "False HostNotReady 0", "False IdentityNotReady 1");
+    assert_starts(&ready(&world(), view(&[])), "False Attaching 0", "False Attaching 1");
+}
+
+#[test]
+fn two_ids_of_two_identities_are_both_named() {
+    let mut world = world();
+    Arc::make_mut(&mut world.identities[0]).spec.client_id = Some(client_id("x").to_string());
+    let found = ready(&world, view(&["db"]));
+    assert_starts(&found, "False ClientIDMismatch 0", "False IdentityNotReady 1");
+    assert!(found.0.contains(client_id("x").as_str()), "{}", found.0);
+    assert!(found.0.contains(client_id("db").as_str()), "{}", found.0);
+}
+
+#[test]
+fn mistakes_in_the_objects_are_found_without_any_pod() {
+    let mut bare = world();
+    bare.pods.clear();
+    assert_starts(&ready(&bare, view(&[])), "Unknown NoPods 0", "Unknown NoMatchingPods 0");
+
+    let mut invalid = world();
+    Arc::make_mut(&mut invalid.identities[0]).spec.resource_id = Some("nonsense".to_owned());
+    let found = ready(&invalid, view(&[]));
+    assert_starts(&found, "False InvalidSpec 0 spec.resourceID", "False IdentityInvalid 1 see");
+
+    let mut missing = world();
+    missing.identities.clear();
+    let found = ready(&missing, view(&[]));
+    assert!(found.1.contains("AzureIdentity db does not exist in namespace team"), "{}", found.1);
+
+    let mut namespaced = world();
+    let identity = Arc::make_mut(&mut namespaced.identities[0]);
+    annotate(&mut identity.metadata, api::labels::BEHAVIOR, "namespaced");
+    let found = ready(&namespaced, view(&["db"]));
+    assert_starts(&found, "Unknown NoPods 0", "False OutOfScope 0 1 pod of other namespaces");
+}
+
+/// Stores what is due.
+fn store(world: &mut Snapshot, writes: Vec<Write>) {
+    for write in writes {
+        match write {
+            Write::Identity(_, status) => {
+                Arc::make_mut(&mut world.identities[0]).status = Some(status);
+            }
+            Write::Binding(_, status) => {
+                Arc::make_mut(&mut world.bindings[0]).status = Some(status);
+            }
+            Write::Assigned(_) => panic!("not a status"),
+        }
+    }
+}
+
+#[test]
+fn only_changes_are_written_and_only_a_new_status_is_a_transition() {
+    let at = |seconds: u64| after(Timestamp::UNIX_EPOCH, Duration::from_millis(seconds * 1000 + 7));
+    let mut world = world();
+    let due = writes(&world, view(&["db"]), at(1));
+    store(&mut world, due);
+    assert!(writes(&world, view(&["db"]), at(2)).is_empty());
+
+    world.pods.push(pod("apps", "web-2", "sel", "n1").into());
+    let due = writes(&world, view(&["db"]), at(3));
+    assert_eq!(due.len(), 2);
+    store(&mut world, due);
+    let condition = |world: &Snapshot| {
+        let status = world.identities[0].status.clone().unwrap();
+        (status.pods, status.conditions[0].last_transition_time.0.as_second())
+    };
+    assert_eq!(condition(&world), (2, 1));
+
+    let due = writes(&world, view(&[]), at(4));
+    store(&mut world, due);
+    assert_eq!(condition(&world), (0, 4));
+    Arc::make_mut(&mut world.identities[0]).metadata.generation = Some(2);
+    let due = writes(&world, view(&[]), at(5));
+    store(&mut world, due);
+    let status = world.identities[0].status.clone().unwrap();
+    assert_eq!(status.conditions[0].observed_generation, Some(2));
+    assert_eq!(condition(&world), (0, 4));
+}
+
+#[test]
+fn a_condition_of_somebody_else_stays() {
+    let mut world = world();
+    let any = failed("Any", String::new());
+    let conditions = conditions(&[], any, Some(1), Timestamp::UNIX_EPOCH);
+    let mut theirs = AzureIdentityStatus { conditions, pods: 0 };
+    theirs.conditions[0].type_ = "Audited".to_owned();
+    Arc::make_mut(&mut world.identities[0]).status = Some(theirs);
+    let due = writes(&world, view(&["db"]), Timestamp::UNIX_EPOCH);
+    store(&mut world, due);
+    let types: Vec<_> = world.identities[0]
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().map(|condition| condition.type_.as_str()))
+        .collect();
+    assert_eq!(types, ["Audited", READY]);
+}
