@@ -66,7 +66,15 @@ pub fn start(config: Config, limits: Limits, shutdown: Shutdown) -> Tasks {
         let shutdown = shutdown.clone();
         async move {
             let listener = bind(admin).await;
-            runtime::admin::serve(listener, router, shutdown).await
+            // A startup probe that is being held must not hold the end up.
+            let end = async {
+                shutdown.begun().await;
+                sleep(limits.drain).await;
+            };
+            tokio::select! {
+                ended = runtime::admin::serve(listener, router, shutdown.clone()) => ended,
+                () = end => Ok(()),
+            }
         }
     });
     tasks.spawn("gate", until(shutdown.clone(), gate.watch(node.clone(), reached)));

@@ -95,7 +95,7 @@ const CODES: [(&str, &[&str]); 2] = [
 const API_VERSION: &str = "Bad request. api-version is invalid or was not specified in the \
                            request. For more information refer to aka.ms/azureimds";
 
-const NEWEST_VERSIONS: [&str; 3] = ["2025-04-07", "2024-07-17", "2024-03-15"];
+const NEWEST_VERSIONS: &str = r#","newest-versions":["2025-04-07","2024-07-17","2024-03-15"]"#;
 
 // === impl Outcome ===
 
@@ -182,17 +182,15 @@ impl ImdsError {
             description.push_str(". Correlation ID: ");
             description.push_str(id);
         }
-        let body = match self {
-            Self::ApiVersion => serde_json::json!({
-                "error": API_VERSION,
-                "error_description": description,
-                "newest-versions": NEWEST_VERSIONS,
-            }),
-            _ => serde_json::json!({ "error": self.code(), "error_description": description }),
+        let (code, more) = match self {
+            Self::ApiVersion => (API_VERSION, NEWEST_VERSIONS),
+            _ => (self.code(), ""),
         };
+        let (code, description) = (quoted(code), quoted(&description));
+        let body = format!(r#"{{"error":{code},"error_description":{description}{more}}}"#);
         // Short: clients obey it literally, and one replays the error for as long.
         let retry_after = matches!(self.status(), 429 | 503).then_some(1);
-        ErrorReply { status: self.status(), retry_after, body: body.to_string() }
+        ErrorReply { status: self.status(), retry_after, body }
     }
 
     fn code(&self) -> &'static str {
@@ -233,6 +231,11 @@ impl ImdsError {
             Self::Overloaded => "Too many requests at the same time in this pod".into(),
         }
     }
+}
+
+/// A text as a JSON string.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// `what: why`, or `what` alone, without a final full stop, and of bounded length.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::node_api::TokenResponse;
 
-use super::error::ErrorReply;
+use super::error::{ErrorReply, quoted};
 
 /// A token whose body is rendered but for the seconds that it still lives.
 pub struct CachedToken {
@@ -63,7 +63,6 @@ impl CachedToken {
     /// Renders a token. All values are strings, and no field that a client chokes on is there
     /// (`refresh_in`, an empty `ext_expires_in`).
     pub fn new(token: &TokenResponse) -> Self {
-        let quoted = |text: &str| serde_json::Value::from(text).to_string();
         Self {
             head: format!(
                 r#"{{"access_token":{},"client_id":{},"expires_in":""#,

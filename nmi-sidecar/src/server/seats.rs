@@ -111,7 +111,13 @@ impl Guest {
 
     /// Resolves when the connection is to be closed.
     pub(super) async fn asked_to_leave(&self) {
-        self.seat.leave.notified().await;
+        loop {
+            self.seat.leave.notified().await;
+            // A request that arrived in the same moment is still answered.
+            if self.seat.state.lock().0 != Phase::Busy {
+                return;
+            }
+        }
     }
 }
 
