@@ -22,6 +22,8 @@ pub(crate) struct Verdict {
 pub(crate) enum Standing {
     /// Tokens can be had.
     Assigned,
+    /// ARM was not asked yet: a new leader says nothing before it knows.
+    Undetermined,
     /// The identity is about to be attached.
     Attaching,
     /// The pod's node leads to no VM or scale set.
@@ -84,8 +86,11 @@ fn on_host(
     if let Some(trouble) = view.and_then(|view| view.refused.get(identity)) {
         return refused(assignment, Standing::Refused(trouble.clone()), host);
     }
-    let trouble = view.and_then(|view| view.trouble.as_ref());
-    let standing = trouble.map_or(Standing::Attaching, |t| Standing::HostTrouble(t.clone()));
+    let standing = match view.and_then(|view| view.trouble.as_ref()) {
+        Some(trouble) => Standing::HostTrouble(trouble.clone()),
+        None if known.is_none() => Standing::Undetermined,
+        None => Standing::Attaching,
+    };
     waiting(assignment, stored, standing)
 }
 
@@ -102,11 +107,15 @@ fn waiting(
     stored: Option<&AzureAssignedIdentity>,
     standing: Standing,
 ) -> Verdict {
+    let undetermined = standing == Standing::Undetermined;
     let kept = stored.filter(|stored| {
-        stored.state() == AssignedState::Assigned && same_identity(assignment, stored)
+        (stored.state() == AssignedState::Assigned || undetermined)
+            && same_identity(assignment, stored)
     });
-    if let Some(status) = kept.and_then(|stored| stored.status.clone()) {
-        return Verdict { standing: Standing::Assigned, status };
+    if let Some((state, Some(status))) = kept.map(|stored| (stored.state(), stored.status.clone()))
+    {
+        let assigned = state == AssignedState::Assigned;
+        return Verdict { standing: if assigned { Standing::Assigned } else { standing }, status };
     }
     let host = match assignment.place {
         Place::Host { host, .. } => Some(host),
@@ -137,7 +146,7 @@ fn message(
     let see = format!("see the condition of AzureIdentity {namespace}/{name}");
     match standing {
         Standing::Assigned => None,
-        Standing::Attaching => Some(format!("being attached to {host}")),
+        Standing::Attaching | Standing::Undetermined => Some(format!("being attached to {host}")),
         Standing::NoHost(problem) => Some(problem.to_string()),
         Standing::Refused(trouble) => {
             Some(format!("cannot be attached to {host} ({}): {see}", trouble.code))
@@ -160,7 +169,7 @@ impl Standing {
     /// All that is known, for people; `None` where all is well or on its way.
     pub(crate) fn problem(&self) -> Option<String> {
         match self {
-            Self::Assigned | Self::Attaching => None,
+            Self::Assigned | Self::Attaching | Self::Undetermined => None,
             Self::NoHost(problem) => Some(problem.to_string()),
             Self::Refused(trouble) | Self::HostTrouble(trouble) => Some(trouble.to_string()),
             Self::ClientIdMismatch { written, attached } => Some(mismatch(written, attached)),
@@ -299,6 +308,21 @@ mod tests {
             let verdict = fixture.judge(Some(&stored), view.as_ref());
             assert_eq!(verdict.status.status, expected, "{view:?}");
         }
+    }
+
+    #[test]
+    fn a_leader_that_knows_nothing_yet_rewrites_nothing() {
+        let fixture = Fixture::new();
+        let mut stored = fixture.stored(AssignedState::Created);
+        let why = Some("cannot be attached".to_owned());
+        stored.status = Some(content::status(AssignedState::Created, why));
+        for view in [None, Some(HostView::default())] {
+            let verdict = fixture.judge(Some(&stored), view.as_ref());
+            assert_eq!(Some(verdict.status), stored.status);
+            assert_eq!(verdict.standing, Standing::Undetermined);
+        }
+        let verdict = fixture.judge(Some(&stored), Some(&view(&[])));
+        assert_eq!(verdict.standing, Standing::Attaching);
     }
 
     #[test]

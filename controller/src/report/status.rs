@@ -26,6 +26,9 @@ pub(super) fn due(index: &Index<'_>, tallies: &Tallies<'_>, now: Timestamp) -> V
     let mut writes = Vec::new();
     for (at, identity) in &index.identities {
         let tally = tallies.identities.get(at).unwrap_or(&nothing);
+        if tally.undetermined > 0 && is_judged(identity.object) {
+            continue;
+        }
         if let Some(status) = identity_status(identity, tally, now) {
             writes.push(Write::Identity(ObjectKey::new(at.0, at.1), status));
         }
@@ -36,6 +39,9 @@ pub(super) fn due(index: &Index<'_>, tallies: &Tallies<'_>, now: Timestamp) -> V
         let named = (namespace(&binding.metadata), binding.spec.identity_name());
         let identity = index.identities.get(&named);
         let tally = tallies.identities.get(&named).unwrap_or(&nothing);
+        if tally.undetermined > 0 && is_judged(&**binding) {
+            continue;
+        }
         let finding = judge_binding(binding, selected, identity, tally);
         if let Some(status) = binding_status(binding, selected, finding, now) {
             writes.push(Write::Binding(ObjectKey::new(at.0, at.1), status));
@@ -78,7 +84,7 @@ fn judge_identity(identity: &Identity<'_>, tally: &Tally<'_>) -> Finding {
         let pods = tally.assigned + tally.waiting;
         let waits = format!("{} of {} wait", tally.waiting, plural(pods, "pod"));
         return match standing {
-            Standing::Assigned | Standing::Attaching => {
+            Standing::Assigned | Standing::Attaching | Standing::Undetermined => {
                 failed("Attaching", format!("{at}being attached, {waits}"))
             }
             Standing::NoHost(problem) => failed("NoHost", format!("{problem}; {waits}")),
@@ -139,12 +145,37 @@ fn judge_binding(
         return failed("OutOfScope", message);
     }
     match tally.worst {
-        Some((Standing::Attaching, _)) => failed("Attaching", see(identity.object)),
+        Some((Standing::Attaching | Standing::Undetermined, _)) => {
+            failed("Attaching", see(identity.object))
+        }
         Some(_) => failed("IdentityNotReady", see(identity.object)),
         None => {
             let message = format!("selects {}", plural(selected.in_scope, "pod"));
             Finding { status: "True", reason: "Assigned", message }
         }
+    }
+}
+
+/// Whether the object as it is now was judged before, by this leader or a former one.
+fn is_judged<K: Judged>(object: &K) -> bool {
+    let ready = object.conditions().iter().find(|condition| condition.type_ == READY);
+    ready.is_some_and(|ready| ready.observed_generation == object.meta().generation)
+}
+
+/// A kind that carries the condition.
+trait Judged: kube::Resource {
+    fn conditions(&self) -> &[Condition];
+}
+
+impl Judged for AzureIdentity {
+    fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map_or(&[], |status| &status.conditions)
+    }
+}
+
+impl Judged for AzureIdentityBinding {
+    fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map_or(&[], |status| &status.conditions)
     }
 }
 

@@ -165,6 +165,18 @@ fn only_changes_are_written_and_only_a_new_status_is_a_transition() {
 }
 
 #[test]
+fn a_leader_that_knows_nothing_yet_leaves_conditions_as_they_are() {
+    let mut world = world();
+    let unknown = HostView::default;
+    assert_starts(&ready(&world, unknown()), "False Attaching", "False Attaching");
+    let due = writes(&world, view(&["db"]), Timestamp::UNIX_EPOCH);
+    store(&mut world, due);
+    assert!(writes(&world, unknown(), Timestamp::UNIX_EPOCH).is_empty());
+    Arc::make_mut(&mut world.bindings[0]).metadata.generation = Some(2);
+    assert_eq!(writes(&world, unknown(), Timestamp::UNIX_EPOCH).len(), 1, "a new edit is judged");
+}
+
+#[test]
 fn a_condition_of_somebody_else_stays() {
     let mut world = world();
     let any = failed("Any", String::new());

@@ -22,6 +22,8 @@ pub(crate) struct Tallies<'a> {
 pub(crate) struct Tally<'a> {
     pub(crate) assigned: usize,
     pub(crate) waiting: usize,
+    /// How many of those that wait may be assigned after all: ARM was not asked yet.
+    pub(crate) undetermined: usize,
     /// Where it is assigned.
     pub(crate) hosts: BTreeSet<&'a Host>,
     /// The gravest problem of those that wait, and where, if it is one host's.
@@ -44,6 +46,7 @@ pub(crate) fn tally<'a>(desired: &'a Desired<'a>, verdicts: &'a [Verdict]) -> Ta
             continue;
         }
         tally.waiting += 1;
+        tally.undetermined += usize::from(verdict.standing == Standing::Undetermined);
         all.waiting += 1;
         let gravity = gravity(&verdict.standing);
         let found = (gravity, host);
@@ -62,7 +65,7 @@ pub(crate) fn tally<'a>(desired: &'a Desired<'a>, verdicts: &'a [Verdict]) -> Ta
 fn gravity(standing: &Standing) -> u8 {
     match standing {
         Standing::Assigned => 0,
-        Standing::Attaching => 1,
+        Standing::Attaching | Standing::Undetermined => 1,
         Standing::NoHost(_) => 2,
         Standing::HostTrouble(_) => 3,
         Standing::Refused(_) => 4,
