@@ -39,10 +39,10 @@ impl From<&ArmError> for Trouble {
 
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
+        // First what to do: long texts are cut off at the end.
         match &self.remedy {
-            Some(remedy) => write!(f, ". {remedy}"),
-            None => Ok(()),
+            Some(remedy) => write!(f, "remedy: {remedy} ; reason: {}", self.message),
+            None => f.write_str(&self.message),
         }
     }
 }

@@ -80,18 +80,18 @@ fn judge_identity(identity: &Identity<'_>, tally: &Tally<'_>) -> Finding {
         return invalid(problem);
     }
     if let Some((standing, host)) = tally.worst {
-        let at = host.map(|host| format!("{host}: ")).unwrap_or_default();
-        let pods = tally.assigned + tally.waiting;
-        let waits = format!("{} of {} wait", tally.waiting, plural(pods, "pod"));
+        let at = host.map(|host| format!(" at {}", host.id().name())).unwrap_or_default();
+        let waiting =
+            format!("{} of {} pods waiting{at}", tally.waiting, tally.assigned + tally.waiting);
         return match standing {
             Standing::Assigned | Standing::Attaching | Standing::Undetermined => {
-                failed("Attaching", format!("{at}being attached, {waits}"))
+                failed("Attaching", format!("{waiting}: being attached"))
             }
-            Standing::NoHost(problem) => failed("NoHost", format!("{problem}; {waits}")),
+            Standing::NoHost(problem) => failed("NoHost", format!("{waiting}: {problem}")),
             Standing::HostTrouble(trouble) => {
-                failed("HostNotReady", format!("{at}{trouble}; {waits}"))
+                failed("HostNotReady", format!("{waiting}: {trouble}"))
             }
-            Standing::Refused(trouble) => failed("ArmRefused", format!("{at}{trouble}; {waits}")),
+            Standing::Refused(trouble) => failed("ArmRefused", format!("{waiting}: {trouble}")),
             Standing::ClientIdMismatch { written, attached } => {
                 failed("ClientIDMismatch", mismatch(written, attached))
             }

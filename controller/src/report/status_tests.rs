@@ -79,8 +79,12 @@ fn what_does_not_work_says_what_to_do() {
     };
     let refusing = HostView { refused: [(id("db"), trouble.clone())].into(), ..view(&[]) };
     let found = ready(&world(), refusing);
-    assert_starts(&found, "False ArmRefused 0 /subscriptions/", "False IdentityNotReady 1 see");
-    assert!(found.0.contains("Run az role assignment create; 1 of 1 pod wait"), "{}", found.0);
+    assert_starts(
+        &found,
+        "False ArmRefused 0 1 of 1 pods waiting at a: remedy: ",
+        "False IdentityNotReady 1 see",
+    );
+    assert!(found.0.contains("Run az role assignment create ; reason: ARM refused"), "{}", found.0);
 
     let troubled = HostView { trouble: Some(trouble), ..HostView::default() };
     assert_starts(&ready(&world(), troubled), "False HostNotReady 0", "False IdentityNotReady 1");
