@@ -59,6 +59,7 @@ format: toolchain ## Check the formatting
 .PHONY: lint
 lint: toolchain ## Check with clippy; a warning is an error
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p e2e --test cluster --test uninstall -- -D warnings
 
 .PHONY: dependencies
 dependencies: $(TOOLS)/.machete-$(MACHETE) $(TOOLS)/.deny-$(DENY) ## Check for unused, duplicate or badly licensed dependencies
@@ -72,7 +73,8 @@ unit: toolchain ## Run the unit, golden, component and chart tests
 .PHONY: cluster-test
 cluster-test: e2e ## Run the tests on the local cluster (needs root)
 	@if [ "$$(id -u)" = 0 ]; then \
-	  $(E2E) images && cargo test --locked -p e2e --test cluster -- --nocapture --test-threads=1; \
+	  cargo test --locked -p e2e --test cluster -- --test-threads=4 && \
+	  cargo test --locked -p e2e --test uninstall; \
 	else \
 	  echo "Not root: the cluster tests are left out. Run 'sudo make cluster-test' for them."; \
 	fi

@@ -93,8 +93,8 @@ impl SkipReason {
             Self::NamespaceNotEnabled => {
                 Some("its namespace is not labelled aadpodidentity.k8s.io/inject=enabled")
             }
-            Self::HostNetwork => Some("a redirect in the node's network would hit the whole node"),
-            Self::HostPid => Some("with hostPID it could read the token of every sidecar"),
+            Self::HostNetwork => Some("with hostNetwork, a redirect would hit the whole node"),
+            Self::HostPid => Some("with hostPID, it could read the token of every sidecar"),
             Self::Windows => Some("there is no redirect for Windows"),
             Self::MirrorPod => Some("static pods have no service account token"),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::env::{SCALE_SET, env, eventually};
-use crate::namespace::Namespace;
+use crate::namespace::{Answer, Namespace};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -65,7 +65,10 @@ async fn an_identity_that_azure_does_not_know_keeps_no_other_waiting() {
     space.token("good", "").await.is_of(&good);
 
     space.ready("gone").await;
-    space.token("gone", "").await.is_refused("Identity not found");
+    // Somebody may create it any moment: the application is told to come back.
+    let Answer::Http(503, body) = space.token("gone", "").await else { panic!("not unavailable") };
+    let description = body["error_description"].as_str().unwrap();
+    assert!(description.contains("cannot be attached"), "{description}");
     let (ready, reason, message) = space.condition("azureidentity", "gone").await;
     assert_eq!(ready, "False", "{reason}: {message}");
     assert!(message.contains("gone"), "{message}");
@@ -91,7 +94,9 @@ async fn a_client_id_of_another_identity_is_not_assigned() {
     let mut pod = space.pod("app", "app");
     pod["metadata"]["annotations"] = json!({"aadpodidentity.k8s.io/gate-timeout": "5s"});
     space.start(&pod).await;
-    space.token("app", "").await.is_refused("Identity not found");
+    let Answer::Http(503, body) = space.token("app", "").await else { panic!("not unavailable") };
+    let description = body["error_description"].as_str().unwrap();
+    assert!(description.contains("correct or remove spec.clientID"), "{description}");
     let reason = eventually("the mismatch is reported", LIMIT, async || {
         let (_, reason, message) = space.condition("azureidentity", "mine").await;
         (reason == "ClientIDMismatch").then_some(message)

@@ -16,7 +16,7 @@ async fn a_job_completes_and_holds_no_identity_afterwards() {
     let identity = env().await.azure.identity("job", 50).await;
     space.bind(&identity, "app").await;
     let pod = pods::client(&space.name, "job", &["python3", "-c", "print('done')"]);
-    space.apply(&pods::bound(pod, "app")).await.unwrap();
+    space.apply(&pods::bound(pod, &space.selector("app"))).await.unwrap();
     space.phase("job", "Succeeded").await;
     eventually("the assignment is gone", LIMIT, async || {
         let all = space.env.get(&["-n", &space.name, "azureassignedidentities"]).await;
@@ -35,7 +35,8 @@ async fn a_changed_label_changes_the_identity_of_a_running_pod() {
     space.bind(&after, "after").await;
     space.start(&space.pod("app", "before")).await;
     space.token("app", "").await.is_of(&before);
-    let label = ["-n", &space.name, "label", "pod", "app", "aadpodidbinding=after", "--overwrite"];
+    let after_label = format!("aadpodidbinding={}", space.selector("after"));
+    let label = ["-n", &space.name, "label", "pod", "app", &after_label, "--overwrite"];
     space.env.kubectl(&label).await.unwrap();
     eventually("the other identity answers", LIMIT, async || match space.token("app", "").await {
         answer @ Answer::Http(200, _) => {

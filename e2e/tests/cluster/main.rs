@@ -12,4 +12,5 @@ mod identities;
 mod lifecycle;
 mod namespace;
 mod outages;
+mod secrecy;
 mod tokens;

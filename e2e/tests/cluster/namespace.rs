@@ -78,7 +78,12 @@ impl Namespace {
         })
     }
 
-    /// Binds an identity to a selector.
+    /// A selector of this namespace's own: bindings reach the pods of all namespaces.
+    pub(crate) fn selector(&self, name: &str) -> String {
+        format!("{}.{name}", self.name)
+    }
+
+    /// Binds an identity to a selector of this namespace.
     pub(crate) async fn bind(&self, identity: &Identity, selector: &str) {
         let spec = json!({
             "type": 0,
@@ -89,15 +94,15 @@ impl Namespace {
         self.bind_name(&identity.name, selector).await;
     }
 
-    /// Binds whatever has the name to a selector.
+    /// Binds whatever has the name to a selector of this namespace.
     pub(crate) async fn bind_name(&self, identity: &str, selector: &str) {
-        let spec = json!({"azureIdentity": identity, "selector": selector});
+        let spec = json!({"azureIdentity": identity, "selector": self.selector(selector)});
         self.apply(&self.object("AzureIdentityBinding", identity, &spec)).await.unwrap();
     }
 
-    /// An idle pod with the label.
+    /// An idle pod that a selector of this namespace selects.
     pub(crate) fn pod(&self, name: &str, selector: &str) -> Value {
-        pods::bound(pods::client(&self.name, name, pods::IDLE), selector)
+        pods::bound(pods::client(&self.name, name, pods::IDLE), &self.selector(selector))
     }
 
     /// Creates a pod and waits until it is ready.

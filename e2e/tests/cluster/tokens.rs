@@ -102,7 +102,7 @@ async fn a_namespaced_identity_stays_in_its_namespace() {
     for (space, pod, selector) in
         [(&home, "kept", "kept"), (&away, "shared", "shared"), (&away, "stranger", "kept")]
     {
-        let mut pod = space.pod(pod, selector);
+        let mut pod = e2e::pods::bound(space.pod(pod, ""), &home.selector(selector));
         pod["metadata"]["annotations"] = json!({"aadpodidentity.k8s.io/gate-timeout": "5s"});
         space.start(&pod).await;
     }
