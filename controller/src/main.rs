@@ -24,7 +24,7 @@ mod reconcile;
 mod removed;
 mod report;
 #[cfg(test)]
-mod simulation;
+mod simulation_tests;
 mod snapshot;
 #[cfg(test)]
 mod testing;
