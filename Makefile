@@ -39,8 +39,8 @@ images: e2e ## Build the five images with buildah
 
 .PHONY: e2e
 e2e: toolchain
-	@echo "Building the local cluster's command and the fake Azure"
-	cargo build --locked --quiet -p e2e -p fake-azure
+	@echo "Building the local cluster's command and the fake Azure (the first time takes a few minutes)"
+	cargo build --locked -p e2e -p fake-azure
 
 .PHONY: toolchain
 toolchain:

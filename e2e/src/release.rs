@@ -1,7 +1,7 @@
 //! The product on the local cluster: its chart, installed with the images of this checkout and
 //! pointed at fake Azure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -23,7 +23,9 @@ const ARM: &str = "https://10.77.0.254:9443";
 /// Folder of the chart in this checkout.
 #[must_use]
 pub fn chart() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts").join(NAME)
+    let checkout =
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap_or(Path::new("."));
+    checkout.join("charts").join(NAME)
 }
 
 /// Helm's arguments for installing, or bringing up to date, the release.
@@ -78,6 +80,6 @@ fn values(ca: &str, images: &[Built]) -> Value {
     })
 }
 
-fn path(path: &std::path::Path) -> Result<&str> {
+fn path(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

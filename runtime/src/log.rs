@@ -1,7 +1,15 @@
 //! Structured logs on standard error, and panics among them.
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt};
+
+/// Says an error for every attempt to connect; whoever makes the call logs the failure with its
+/// circumstances, once.
+const NOISY: &str = "kube_client::client::builder";
 
 /// How a process logs.
 #[derive(Args, Clone, Debug)]
@@ -30,21 +38,29 @@ pub enum LogFormat {
 pub struct LogError {
     directives: String,
     #[source]
-    source: tracing_subscriber::filter::ParseError,
+    source: ParseError,
 }
 
 impl LogArgs {
     /// Starts logging; once a process.
     pub fn init(&self) -> Result<(), LogError> {
-        let filter = EnvFilter::try_new(&self.log_level)
+        let targets: Targets = self
+            .log_level
+            .parse()
             .map_err(|source| LogError { directives: self.log_level.clone(), source })?;
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let targets = if self.log_level.contains(NOISY) {
+            targets
+        } else {
+            targets.with_target(NOISY, LevelFilter::OFF)
+        };
+        let lines: Box<dyn Layer<Registry> + Send + Sync> = match self.log_format {
+            LogFormat::Json => {
+                fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+            }
+            LogFormat::Text => fmt::layer().with_ansi(false).with_writer(std::io::stderr).boxed(),
+        };
         // A second call, as tests make, keeps the first subscriber.
-        match self.log_format {
-            LogFormat::Json => drop(builder.json().flatten_event(true).try_init()),
-            LogFormat::Text => drop(builder.with_ansi(false).try_init()),
-        }
+        drop(tracing_subscriber::registry().with(lines.with_filter(targets)).try_init());
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             tracing::error!(location = ?panic.location(), "Panicked");

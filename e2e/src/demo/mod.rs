@@ -128,7 +128,8 @@ impl Demo<'_> {
         self.narrator.say(
             "The webhook put an init container and a sidecar before the application's container:",
         );
-        let containers = "get pod nginx-flex-kv-int -o jsonpath={range.spec.initContainers[*]}{.name}{\"\\n\"}{end}{range.spec.containers[*]}{.name}{\"\\n\"}{end}";
+        let containers =
+            "get pod nginx-flex-kv-int -o jsonpath={.spec['initContainers','containers'][*].name}";
         self.narrator.kubectl(self.cluster, containers).await
     }
 

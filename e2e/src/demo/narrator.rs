@@ -1,6 +1,7 @@
 //! Prints the demo for somebody who sees the project for the first time: steps, the commands they
 //! can type themselves, and what these answer.
 
+use std::io::IsTerminal;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,8 @@ use crate::exec;
 pub(super) struct Narrator {
     step: usize,
     steps: usize,
+    /// Escape sequences for bold, for a command, and for the end of either; empty in a file.
+    style: [&'static str; 3],
 }
 
 /// What a command said.
@@ -28,13 +31,16 @@ pub(super) struct Answer {
 #[expect(clippy::print_stdout, reason = "the demo is what it prints")]
 impl Narrator {
     pub(super) fn new(steps: usize) -> Self {
-        Self { step: 0, steps }
+        let terminal = std::io::stdout().is_terminal();
+        let style = if terminal { ["\x1b[1m", "\x1b[36m", "\x1b[0m"] } else { [""; 3] };
+        Self { step: 0, steps, style }
     }
 
     /// Begins the next step.
     pub(super) fn step(&mut self, title: &str) {
         self.step += 1;
-        println!("\n\x1b[1m── {}/{}  {title}\x1b[0m", self.step, self.steps);
+        let [bold, _, end] = self.style;
+        println!("\n{bold}── {}/{}  {title}{end}", self.step, self.steps);
     }
 
     /// A sentence.
@@ -51,7 +57,8 @@ impl Narrator {
 
     /// A command as it would be typed.
     pub(super) fn command(&self, line: &str) {
-        println!("   \x1b[36m$ {line}\x1b[0m");
+        let [_, command, end] = self.style;
+        println!("   {command}$ {line}{end}");
     }
 
     /// Applies manifests and shows them.
