@@ -2,8 +2,8 @@
 //!
 //! Every request carries `Authorization: Bearer <projected token>`, which alone says which pod
 //! asks. `POST /v1/token` takes a [`TokenRequest`] and answers [`TokenResponse`];
-//! `GET /v1/assignment?wait=<seconds>` answers [`Assignment`], at once if the pod has an assigned
-//! identity and else as soon as it has one or the wait is over. Errors are [`NodeError`].
+//! `GET /v1/assignment?wait=<seconds>` answers [`Assignment`] as soon as all identities of the pod
+//! are assigned or the wait is over. Errors are [`NodeError`].
 
 use std::fmt;
 
