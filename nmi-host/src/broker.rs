@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use api::IdentitySelector;
@@ -15,6 +16,7 @@ use token_cache::{GetError, Hit, TokenCache};
 use tokio::time::{Instant, timeout_at};
 
 use crate::assigned::{AssignedView, of_pod};
+use crate::crowd::Crowd;
 use crate::mint::{MintError, MintKey, Minter, Resource, Token};
 use crate::pods::{PodRef, PodView};
 use crate::select::{SelectError, bound, select};
@@ -28,6 +30,7 @@ pub(crate) struct Broker {
     tokens: TokenCache<Minter>,
     scope: Scope,
     served: Arc<Mutex<HashSet<Served>>>,
+    turns: Crowd<PodRef>,
 }
 
 /// Who got a token, and by which name of the identity.
@@ -51,6 +54,10 @@ const BINDING: Duration = Duration::from_secs(3);
 /// How long it waits for the first list of the watch.
 const SYNCING: Duration = Duration::from_secs(5);
 
+/// Token requests of one pod at a time, those included whose callers have left. A sidecar makes
+/// four at a time and gives each up before a slow fetch ends.
+const TURNS_OF_A_POD: usize = 16;
+
 /// Pods times names of their identities, before those of ended pods are forgotten.
 const MAX_SERVED: usize = 4096;
 
@@ -64,16 +71,39 @@ impl Broker {
         tokens: TokenCache<Minter>,
         scope: Scope,
     ) -> Self {
-        Self { assigned, pods, tokens, scope, served: Arc::default() }
+        Self {
+            assigned,
+            pods,
+            tokens,
+            scope,
+            served: Arc::default(),
+            turns: Crowd::new(TURNS_OF_A_POD),
+        }
     }
 
     /// A token of one of the pod's identities.
     pub(crate) async fn token(&self, pod: &PodRef, ask: &Ask) -> Result<TokenResponse, NodeError> {
         let view = self.identity(pod, ask).await?;
         let key = MintKey::new(&view, ask.resource.clone())?;
-        let hit = self.tokens.get(&key).await.map_err(unavailable)?;
+        let hit = self.fetch(pod, key).await?;
         self.remember(pod, ask);
         Ok(response(hit, &ask.resource))
+    }
+
+    /// The token of a key. A fetch outlives a caller who leaves, and with it the caller's turn: who
+    /// asks for ever new tokens and leaves must not fill the node's queue to Azure.
+    async fn fetch(&self, pod: &PodRef, key: MintKey) -> Result<Hit<Token>, NodeError> {
+        let turn = self.turns.enter(pod.clone()).ok_or_else(too_many)?;
+        let tokens = self.tokens.clone();
+        let mut getting = Box::pin(async move {
+            let _turn = turn;
+            tokens.get(&key).await
+        });
+        let got = match futures::poll!(&mut getting) {
+            Poll::Ready(got) => got,
+            Poll::Pending => tokio::spawn(getting).await.unwrap_or(Err(GetError::Lost)),
+        };
+        got.map_err(unavailable)
     }
 
     /// The pod's identities, as soon as all are assigned or the wait is over.
@@ -194,6 +224,11 @@ fn patience(error: &SelectError, attaching: Duration) -> Duration {
 fn not_synced() -> NodeError {
     let text = "this node's agent has not seen the assignments yet; try again in a moment";
     NodeError { code: NodeErrorCode::Unavailable, message: text.to_owned(), retry_after: Some(1) }
+}
+
+fn too_many() -> NodeError {
+    let text = "too many token requests of this pod are under way; try again in a second";
+    NodeError { code: NodeErrorCode::Throttled, message: text.to_owned(), retry_after: Some(1) }
 }
 
 fn unavailable(error: GetError<MintError>) -> NodeError {
@@ -347,6 +382,24 @@ mod tests {
         let served = node.broker.served.lock();
         assert!(served.len() <= 2, "{}", served.len());
         assert!(served.contains(&(pod(), None)));
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_asks_and_leaves_takes_its_own_turns_only() {
+        // Accepts and never answers.
+        let imds = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut node = fixture(&format!("http://{}", imds.local_addr().unwrap()));
+        let other = PodRef { uid: "uid-2".to_owned(), ..pod() };
+        let others = AssignedView { pod: other.clone(), ..assigned("web", Some(CLIENT)) };
+        node.assign([assigned("db", Some(CLIENT)), others]);
+        let of = |number: usize| Ask { resource: format!("r{number}").parse().unwrap(), ..ask() };
+        for number in 0..TURNS_OF_A_POD {
+            let left = node.broker.token(&pod(), &of(number)).now_or_never();
+            assert_eq!(left, None, "its fetch goes on");
+        }
+        let refused = node.broker.token(&pod(), &of(99)).now_or_never();
+        assert_eq!(refused.unwrap().unwrap_err().code, NodeErrorCode::Throttled);
+        assert_eq!(node.broker.token(&other, &ask()).now_or_never(), None, "it has its turn");
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ mod assigned;
 mod authn;
 mod broker;
 mod certificate;
+mod crowd;
 mod exceptions;
 mod guard;
 mod guard_task;

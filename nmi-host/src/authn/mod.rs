@@ -7,6 +7,7 @@ mod review;
 mod verdicts;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +25,7 @@ pub(crate) use review::fixtures;
 pub(crate) use review::{ReviewError, Reviewer};
 use verdicts::{Digest, Known, Verdicts};
 
+use crate::crowd::Crowd;
 use crate::jwt;
 use crate::metrics::{HostMetrics, ReviewResult};
 use crate::pods::PodRef;
@@ -38,6 +40,7 @@ struct Inner {
     verdicts: Mutex<Verdicts>,
     flights: Mutex<HashMap<Digest, Flight>>,
     places: Semaphore,
+    peers: Crowd<IpAddr>,
 }
 
 type Verdict = Result<PodRef, ReviewError>;
@@ -49,6 +52,11 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// Reviews under way at a time: a pod that sends nonsense must not make this node a burden for
 /// the API server.
 const MAX_REVIEWS: usize = 16;
+
+/// Those among them, waiting or not, that one address asked for. A sidecar has one token; a caller
+/// who sends others and leaves would otherwise fill the queue for everybody. The address is
+/// counted and trusted for nothing.
+const REVIEWS_OF_A_PEER: usize = 8;
 
 /// How long a caller waits for a review, its place in the queue included.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,21 +72,26 @@ impl Authenticator {
             verdicts: Mutex::default(),
             flights: Mutex::default(),
             places: Semaphore::new(MAX_REVIEWS),
+            peers: Crowd::new(REVIEWS_OF_A_PEER),
         }))
     }
 
-    /// The pod whose token a request carries.
-    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<PodRef, NodeError> {
+    /// The pod whose token a request carries that came from `peer`.
+    pub(crate) async fn caller(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Result<PodRef, NodeError> {
         let token = bearer(headers).ok_or_else(|| {
             NodeError::new(
                 NodeErrorCode::Unauthenticated,
                 "send the pod's projected token as `Authorization: Bearer <token>`",
             )
         })?;
-        self.pod(token).await.map_err(NodeError::from)
+        self.pod(token, peer).await.map_err(NodeError::from)
     }
 
-    async fn pod(&self, token: &str) -> Verdict {
+    async fn pod(&self, token: &str, peer: IpAddr) -> Verdict {
         let digest = Digest::of(token);
         let known = self.0.verdicts.lock().look(&digest, Instant::now());
         let fallback = match known {
@@ -86,7 +99,11 @@ impl Authenticator {
             Known::Stale(pod) => Some(pod),
             Known::No => None,
         };
-        match (self.flight(digest, token).await, fallback) {
+        let reviewed = match self.flight(digest, token, peer) {
+            Some(flight) => flight.await,
+            None => Err(ReviewError::Unavailable),
+        };
+        match (reviewed, fallback) {
             // The token was good and has not expired: an API server that is away is no reason to
             // cut a pod off.
             (Err(ReviewError::Unavailable), Some(pod)) => Ok(pod),
@@ -95,18 +112,22 @@ impl Authenticator {
     }
 
     /// The review of a token: the one under way, or a new one. Its own task, so that a caller who
-    /// leaves takes nobody else's answer away.
-    fn flight(&self, digest: Digest, token: &str) -> Flight {
+    /// leaves takes nobody else's answer away. None if the peer has too many under way.
+    fn flight(&self, digest: Digest, token: &str, peer: IpAddr) -> Option<Flight> {
         let mut flights = self.0.flights.lock();
         // One that has ended but is still here panicked: it must not be the answer for ever.
         if let Some(flight) = flights.get(&digest).filter(|flight| flight.peek().is_none()) {
-            return flight.clone();
+            return Some(flight.clone());
         }
+        let place = self.0.peers.enter(peer)?;
         let (inner, token) = (self.0.clone(), token.to_owned());
-        let task = tokio::spawn(async move { inner.review(digest, &token).await });
+        let task = tokio::spawn(async move {
+            let _place = place;
+            inner.review(digest, &token).await
+        });
         let flight = task.map(|end| end.unwrap_or(Err(ReviewError::Unavailable))).boxed().shared();
         flights.insert(digest, flight.clone());
-        flight
+        Some(flight)
     }
 }
 
@@ -181,6 +202,8 @@ mod tests {
     use super::*;
     use crate::jwt::testing::unsigned;
 
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
     type Api = Handle<Request<Body>, Response<Body>>;
 
     fn authenticator() -> (Authenticator, Api) {
@@ -213,14 +236,15 @@ mod tests {
     async fn callers_with_one_token_share_one_review_and_its_verdict() {
         let (authenticator, mut api) = authenticator();
         let headers = headers(&token(3600));
-        let callers = futures::future::join_all((0..20).map(|_| authenticator.caller(&headers)));
+        let callers =
+            futures::future::join_all((0..20).map(|_| authenticator.caller(&headers, PEER)));
         let (pods, sent) = tokio::join!(callers, answer(&mut api, StatusCode::CREATED, accepted()));
         assert_eq!(sent["spec"]["audiences"], json!([AUDIENCE]));
         for pod in pods {
             assert_eq!(pod.unwrap().name, "web-0");
         }
         // Nobody answers a second review: it would hang.
-        assert_eq!(authenticator.caller(&headers).await.unwrap().uid, "uid-1");
+        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().uid, "uid-1");
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,7 +252,7 @@ mod tests {
         let (authenticator, mut api) = authenticator();
         let headers = headers(&token(3600));
         let (pod, _) = tokio::join!(
-            authenticator.caller(&headers),
+            authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::CREATED, accepted())
         );
         pod.unwrap();
@@ -236,16 +260,16 @@ mod tests {
         tokio::time::advance(Duration::from_secs(301)).await;
         let down = json!({"kind": "Status", "status": "Failure", "code": 500, "message": "x"});
         let (pod, _) = tokio::join!(
-            authenticator.caller(&headers),
+            authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
         );
         assert_eq!(pod.unwrap().name, "web-0", "served from the older review");
         // The next one does not even ask, for a moment.
-        assert_eq!(authenticator.caller(&headers).await.unwrap().name, "web-0");
+        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().name, "web-0");
 
         tokio::time::advance(Duration::from_secs(3600)).await;
         let (pod, _) = tokio::join!(
-            authenticator.caller(&headers),
+            authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
         );
         assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unavailable);
@@ -257,22 +281,22 @@ mod tests {
         let headers = headers(&token(3600));
         let rejected = json!({"status": {"authenticated": false, "error": "expired"}});
         let (pod, _) = tokio::join!(
-            authenticator.caller(&headers),
+            authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::CREATED, accepted())
         );
         pod.unwrap();
         tokio::time::advance(Duration::from_secs(301)).await;
         let (pod, _) = tokio::join!(
-            authenticator.caller(&headers),
+            authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::CREATED, rejected)
         );
         assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unauthenticated);
-        let error = authenticator.caller(&headers).await.unwrap_err();
+        let error = authenticator.caller(&headers, PEER).await.unwrap_err();
         assert_eq!(error.code, NodeErrorCode::Unauthenticated, "remembered");
 
         tokio::time::advance(Duration::from_secs(11)).await;
         let (pod, _) = tokio::join!(
-            authenticator.caller(&headers),
+            authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::CREATED, accepted())
         );
         assert_eq!(pod.unwrap().name, "web-0");
@@ -282,9 +306,34 @@ mod tests {
     async fn an_api_server_that_hangs_makes_the_caller_wait_five_seconds() {
         let (authenticator, _api) = authenticator();
         let begun = Instant::now();
-        let error = authenticator.caller(&headers(&token(3600))).await.unwrap_err();
+        let error = authenticator.caller(&headers(&token(3600)), PEER).await.unwrap_err();
         assert_eq!(error.code, NodeErrorCode::Unavailable);
         assert_eq!(begun.elapsed(), REVIEW_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_sends_nonsense_and_leaves_takes_its_own_turns_only() {
+        let (authenticator, mut api) = authenticator();
+        let begun = Instant::now();
+        for seconds in 1..=REVIEWS_OF_A_PEER as u64 {
+            let nonsense = headers(&token(seconds));
+            let left = authenticator.caller(&nonsense, PEER).now_or_never();
+            assert_eq!(left, None, "its review goes on");
+        }
+        let error = authenticator.caller(&headers(&token(60)), PEER).await.unwrap_err();
+        assert_eq!((error.code, begun.elapsed()), (NodeErrorCode::Unavailable, Duration::ZERO));
+
+        let other = "10.0.0.2".parse().unwrap();
+        let mine = headers(&token(3600));
+        let answers = async {
+            for _ in 0..=REVIEWS_OF_A_PEER {
+                answer(&mut api, StatusCode::CREATED, accepted()).await;
+            }
+        };
+        let (pod, ()) = tokio::join!(authenticator.caller(&mine, other), answers);
+        assert_eq!(pod.unwrap().name, "web-0");
+        authenticator.caller(&headers(&token(60)), PEER).now_or_never();
+        assert_eq!(authenticator.0.flights.lock().len(), 1, "there are turns again");
     }
 
     #[test]

@@ -12,12 +12,12 @@ use api::node_api::{
     TokenRequest, TokenResponse,
 };
 use axum::Json;
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
@@ -26,6 +26,7 @@ use crate::broker::{Ask, Broker};
 use crate::metrics::{HostMetrics, Operation};
 use crate::mint::Resource;
 use crate::pods::PodRef;
+use crate::serve::Peer;
 
 /// What the endpoint works with.
 #[derive(Clone)]
@@ -94,11 +95,12 @@ impl SidecarApi {
 
 async fn token(
     State(api): State<SidecarApi>,
+    Extension(Peer(peer)): Extension<Peer>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let answer = within_deadline(async {
-        let pod = api.authenticator.caller(&headers).await?;
+        let pod = api.authenticator.caller(&headers, peer.ip()).await?;
         let body = body.map_err(|_| {
             NodeError::new(NodeErrorCode::BadRequest, "the body cannot be read or is too long")
         })?;
@@ -120,11 +122,12 @@ async fn token(
 
 async fn assignment(
     State(api): State<SidecarApi>,
+    Extension(Peer(peer)): Extension<Peer>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
     let answer = async {
-        let pod = api.authenticator.caller(&headers).await?;
+        let pod = api.authenticator.caller(&headers, peer.ip()).await?;
         let wait = wait(query.as_deref().unwrap_or_default())?;
         let assignment: Assignment = api.broker.assignment(&pod, wait).await?;
         Ok(assignment)
