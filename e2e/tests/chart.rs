@@ -31,7 +31,7 @@ const CASES: [(&str, &[&str]); 4] = [
         "minimal",
         &[
             "--set=webhook.replicas=1,controller.replicas=1",
-            "--set=nmiHost.nodeGuard=false,userFacingRoles=true",
+            "--set=nmiHost.nodeGuard=false,nmiHost.hostEndpoint=false,userFacingRoles=true",
             "--set=azure.credential=workloadIdentity,azure.tenantID=contoso",
             "--set=azure.clientID=00000000-0000-0000-0000-000000000001",
         ],
