@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -13,6 +14,7 @@ use axum::routing::get;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 
+use crate::bounded::{Bounded, Bounds};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
@@ -96,13 +98,17 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     ([(header::CONTENT_TYPE, OPEN_METRICS)], admin.metrics.text()).into_response()
 }
 
+/// The port is open to the whole network of the cluster, in every injected pod. Who asks are one
+/// kubelet and a few scrapers.
+const BOUNDS: Bounds = Bounds { connections: 128, per_peer: 16, life: Duration::from_secs(300) };
+
 /// Serves plain HTTP on a bound listener until shutdown.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router)
+    axum::serve(Bounded::new(listener, BOUNDS), router)
         .with_graceful_shutdown(async move { shutdown.begun().await })
         .await
 }

@@ -2,6 +2,7 @@
 //! TLS certificates that can be replaced. Knows nothing of identities.
 
 pub mod admin;
+mod bounded;
 pub mod ca;
 pub mod crypto;
 pub mod log;
