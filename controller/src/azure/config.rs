@@ -6,12 +6,12 @@ use std::sync::Arc;
 use api::cloud::Cloud;
 use azure_core::credentials::TokenCredential;
 use azure_core::http::Transport;
+use azure_http::transport;
 
 use super::cloud::{cloud, path_given};
 use super::file::{self, AzureJson, EnvironmentFile};
 use super::reload::{CloudConfigFile, Reloading};
 use super::selection::{identity_of_args, identity_of_file};
-use super::transport::transport;
 use super::{AzureArgs, AzureError, ControllerIdentity, CredentialKind};
 use crate::compute::ArmClient;
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use api::cloud::Cloud;
 use api::{Guid, IdentityId};
 use async_trait::async_trait;
-use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
 use azure_core::http::{ClientOptions, ExponentialRetryOptions, RetryOptions, Transport};
@@ -19,7 +18,6 @@ use azure_identity::{
 };
 
 use super::AzureError;
-use super::readable::ReadableErrors;
 
 /// The library itself tries IMDS for up to 72 s and cannot be told otherwise.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -121,19 +119,11 @@ impl fmt::Display for ControllerIdentity {
 }
 
 fn options(cloud: &Cloud, transport: &Transport) -> ClientOptions {
-    let mut custom = CustomConfiguration::default();
-    custom.authority_host.clone_from(&cloud.authority_host);
-    ClientOptions {
-        // Of all clouds: ours is the one table of endpoints, and AZURE_AUTHORITY_HOST is not read.
-        cloud: Some(Arc::new(CloudConfiguration::Custom(custom))),
-        transport: Some(transport.clone()),
-        per_try_policies: vec![Arc::new(ReadableErrors)],
-        retry: RetryOptions::exponential(ExponentialRetryOptions {
-            max_retries: 3,
-            ..ExponentialRetryOptions::default()
-        }),
-        ..ClientOptions::default()
-    }
+    let retry = RetryOptions::exponential(ExponentialRetryOptions {
+        max_retries: 3,
+        ..ExponentialRetryOptions::default()
+    });
+    azure_http::client_options(&cloud.authority_host, transport, retry)
 }
 
 // === impl Bounded ===

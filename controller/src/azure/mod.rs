@@ -3,17 +3,15 @@
 use std::path::PathBuf;
 
 use api::cloud::CloudError;
-use runtime::ca::CaBundleError;
+use azure_http::TransportError;
 
 mod args;
 mod cloud;
 mod config;
 mod credential;
 mod file;
-mod readable;
 mod reload;
 mod selection;
-mod transport;
 
 pub(crate) use args::{AzureArgs, CredentialKind};
 pub(crate) use config::AzureConfig;
@@ -83,17 +81,9 @@ pub(crate) enum AzureError {
         "the environment variable {0} would send requests for the managed identity elsewhere: unset it"
     )]
     DivertedManagedIdentity(&'static str),
-    /// The CA bundle.
+    /// The way to Azure.
     #[error(transparent)]
-    CaBundle(#[from] CaBundleError),
-    /// Nobody to trust.
-    #[error(
-        "found no root certificates on this system: install ca-certificates, set SSL_CERT_FILE or give --ca-bundle"
-    )]
-    NoRoots,
-    /// A root certificate cannot be used.
-    #[error("cannot set up TLS with the root certificates of the system and of --ca-bundle")]
-    Tls(#[source] reqwest::Error),
+    Transport(#[from] TransportError),
     /// The library did not accept the settings.
     #[error("cannot set up the credential")]
     Credential(#[source] azure_core::Error),

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// Cuts the description of an error down to its first line, without escapes.
 #[derive(Debug)]
-pub(super) struct ReadableErrors;
+pub(crate) struct ReadableErrors;
 
 #[async_trait]
 #[expect(elided_lifetimes_in_paths, reason = "as the trait has it, or async_trait binds it early")]
@@ -33,13 +33,16 @@ impl Policy for ReadableErrors {
         }
         let (status, headers, body) = response.deconstruct();
         let body = body.collect().await?;
-        let readable = readable(&body).unwrap_or_else(|| body.to_vec());
+        let readable = match serde_json::from_slice(&body) {
+            Ok(error) => readable(error).unwrap_or_else(|| body.to_vec()),
+            // A gateway's page: the status is what is left to tell.
+            Err(_) => b"{}".to_vec(),
+        };
         Ok(AsyncRawResponse::from_bytes(status, headers, readable))
     }
 }
 
-fn readable(body: &[u8]) -> Option<Vec<u8>> {
-    let mut error: Value = serde_json::from_slice(body).ok()?;
+fn readable(mut error: Value) -> Option<Vec<u8>> {
     let description = error.get_mut("error_description")?;
     let line = description.as_str()?.lines().next()?;
     let plain = line.replace('"', "'").replace(['\\', '\t'], " ");
@@ -49,15 +52,20 @@ fn readable(body: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn descriptions_lose_their_escapes_and_everything_else_stays() {
-        let body = br#"{"error":"invalid_client","error_description":"AADSTS1: \"a\"\tb\\c.\r\nTrace ID: 1"}"#;
+        let error = json!({
+            "error": "invalid_client",
+            "error_description": "AADSTS1: \"a\"\tb\\c.\r\nTrace ID: 1",
+        });
         let expected = r#"{"error":"invalid_client","error_description":"AADSTS1: 'a' b c."}"#;
-        assert_eq!(String::from_utf8(readable(body).unwrap()).unwrap(), expected);
-        for other in ["", "<html>", "{}", r#"{"error_description":1}"#] {
-            assert_eq!(readable(other.as_bytes()), None, "{other}");
+        assert_eq!(String::from_utf8(readable(error).unwrap()).unwrap(), expected);
+        for other in [json!({}), json!("x"), json!({"error_description": 1})] {
+            assert_eq!(readable(other.clone()), None, "{other}");
         }
     }
 }

@@ -9,8 +9,23 @@ use std::time::Duration;
 
 use azure_core::http::Transport;
 use reqwest::{Certificate, Client, redirect};
+use runtime::ca::CaBundleError;
 
-use super::AzureError;
+/// There can be no secure connection.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The CA bundle.
+    #[error(transparent)]
+    CaBundle(#[from] CaBundleError),
+    /// Nobody to trust.
+    #[error(
+        "found no root certificates on this system: install ca-certificates, set SSL_CERT_FILE or give --ca-bundle"
+    )]
+    NoRoots,
+    /// A root certificate cannot be used.
+    #[error("cannot set up TLS with the root certificates of the system and of --ca-bundle")]
+    Tls(#[source] reqwest::Error),
+}
 
 /// Where distributions keep the roots that they trust.
 const SYSTEM_ROOTS: &[&str] = &[
@@ -26,22 +41,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client that trusts the system's roots and those of `bundle`.
-pub(super) fn transport(bundle: Option<&Path>) -> Result<Transport, AzureError> {
+pub fn transport(bundle: Option<&Path>) -> Result<Transport, TransportError> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let system =
         named.or_else(|| SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.exists()));
     Ok(Transport::new(Arc::new(client(system.as_deref(), bundle)?)))
 }
 
-fn client(system: Option<&Path>, bundle: Option<&Path>) -> Result<Client, AzureError> {
+fn client(system: Option<&Path>, bundle: Option<&Path>) -> Result<Client, TransportError> {
     let mut roots = Vec::new();
     for path in [system, bundle].into_iter().flatten() {
         for certificate in runtime::ca::read_bundle(path)? {
-            roots.push(Certificate::from_der(&certificate).map_err(AzureError::Tls)?);
+            roots.push(Certificate::from_der(&certificate).map_err(TransportError::Tls)?);
         }
     }
     if roots.is_empty() {
-        return Err(AzureError::NoRoots);
+        return Err(TransportError::NoRoots);
     }
     Client::builder()
         .tls_certs_only(roots)
@@ -50,7 +65,7 @@ fn client(system: Option<&Path>, bundle: Option<&Path>) -> Result<Client, AzureE
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .build()
-        .map_err(AzureError::Tls)
+        .map_err(TransportError::Tls)
 }
 
 #[cfg(test)]
