@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+/// Host of the first two nodes.
 pub(crate) const SCALE_SET: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/MC_demo/providers/Microsoft.Compute/virtualMachineScaleSets/nodes";
+
+/// Host of the third node.
+pub(crate) const MACHINE: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/MC_demo/providers/Microsoft.Compute/virtualMachines/vm3";
 
 /// An identity of fake Azure.
 #[derive(Clone, Debug)]
@@ -38,7 +42,7 @@ static ENV: OnceCell<Env> = OnceCell::const_new();
 /// The installation; made by the first test that asks.
 pub(crate) async fn env() -> &'static Env {
     ENV.get_or_init(|| async {
-        let config = Config::standard(Progress::to_stderr()).unwrap();
+        let config = Config { nodes: 3, ..Config::standard(Progress::to_stderr()).unwrap() };
         let (cache, progress) = (config.cache.clone(), config.progress.clone());
         let cluster = Cluster::ensure(config).await.unwrap();
         let wanted: Vec<Image> = Image::all().collect();
@@ -108,20 +112,23 @@ impl Azure {
         identity
     }
 
-    /// The identities that are attached to the nodes' scale set.
-    pub(crate) async fn attached(&self) -> Vec<String> {
+    /// A VM or scale set.
+    pub(crate) async fn host(&self, id: &str) -> Value {
         let state = self.get("state").await;
         let hosts = state["hosts"].as_array().cloned().unwrap();
-        let host = hosts
-            .iter()
-            .find(|host| host["id"].as_str().unwrap().eq_ignore_ascii_case(SCALE_SET))
-            .expect("the scale set");
+        let is_it = |host: &Value| host["id"].as_str().unwrap().eq_ignore_ascii_case(id);
+        hosts.into_iter().find(is_it).expect("a host of the seed")
+    }
+
+    /// The identities that are attached to a VM or scale set.
+    pub(crate) async fn attached(&self, host: &str) -> Vec<String> {
+        let host = self.host(host).await;
         let attached = host["identities"].as_array().unwrap();
         attached.iter().map(|id| id.as_str().unwrap().to_ascii_lowercase()).collect()
     }
 
-    pub(crate) async fn is_attached(&self, identity: &Identity) -> bool {
-        self.attached().await.contains(&identity.resource_id.to_ascii_lowercase())
+    pub(crate) async fn is_attached(&self, identity: &Identity, host: &str) -> bool {
+        self.attached(host).await.contains(&identity.resource_id.to_ascii_lowercase())
     }
 }
 

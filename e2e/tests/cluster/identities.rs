@@ -3,12 +3,41 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::env::{SCALE_SET, env, eventually};
+use crate::env::{MACHINE, SCALE_SET, env, eventually};
 use crate::namespace::{Answer, Namespace};
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Puts a pod on a node.
+fn on(node: &str, mut pod: Value) -> Value {
+    pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+    pod
+}
+
+#[tokio::test]
+async fn a_machine_keeps_its_own_identity_beside_those_of_pods() {
+    let space = Namespace::new("machine").await;
+    let azure = &env().await.azure;
+    let identity = azure.identity("machine", 24).await;
+    space.bind(&identity, "app").await;
+    let before = azure.host(MACHINE).await["system_assigned"].clone();
+    assert!(before.is_object(), "the machine has an identity of its own: {before}");
+
+    space.start(&on("node3", space.pod("app", "app"))).await;
+    space.token("app", "").await.is_of(&identity);
+    assert!(azure.is_attached(&identity, MACHINE).await);
+    assert!(!azure.is_attached(&identity, SCALE_SET).await, "no pod of its nodes needs it");
+
+    space.delete("pod", "app").await;
+    eventually("the identity is detached", LIMIT, async || {
+        (!azure.is_attached(&identity, MACHINE).await).then_some(())
+    })
+    .await;
+    assert_eq!(azure.host(MACHINE).await["system_assigned"], before);
+    space.done().await;
+}
 
 #[tokio::test]
 async fn attached_for_the_first_pod_and_detached_after_the_last() {
@@ -19,28 +48,30 @@ async fn attached_for_the_first_pod_and_detached_after_the_last() {
     azure
         .post("hosts/attach", &json!({"host": SCALE_SET, "identities": [foreign.resource_id]}))
         .await;
-    let node_identity = azure.attached().await.into_iter().find(|id| id.ends_with("agentpool"));
+    let node_identity =
+        azure.attached(SCALE_SET).await.into_iter().find(|id| id.ends_with("agentpool"));
     space.bind(&identity, "app").await;
     space.bind(&foreign, "foreign").await;
-    assert!(!azure.is_attached(&identity).await, "nothing needs it yet");
+    assert!(!azure.is_attached(&identity, SCALE_SET).await, "nothing needs it yet");
 
-    space.start(&space.pod("one", "app")).await;
-    space.start(&space.pod("two", "app")).await;
-    space.start(&space.pod("three", "foreign")).await;
-    assert!(azure.is_attached(&identity).await);
+    // Two instances of the same scale set.
+    space.start(&on("node1", space.pod("one", "app"))).await;
+    space.start(&on("node2", space.pod("two", "app"))).await;
+    space.start(&on("node1", space.pod("three", "foreign"))).await;
+    assert!(azure.is_attached(&identity, SCALE_SET).await);
 
     space.delete("pod", "one").await;
     space.token("two", "").await.is_of(&identity);
     space.delete("pod", "two").await;
     space.delete("pod", "three").await;
     eventually("the identity is detached", LIMIT, async || {
-        (!azure.is_attached(&identity).await).then_some(())
+        (!azure.is_attached(&identity, SCALE_SET).await).then_some(())
     })
     .await;
-    assert!(azure.is_attached(&foreign).await, "somebody else attached it");
+    assert!(azure.is_attached(&foreign, SCALE_SET).await, "somebody else attached it");
     assert_eq!(
         node_identity,
-        azure.attached().await.into_iter().find(|id| id.ends_with("agentpool"))
+        azure.attached(SCALE_SET).await.into_iter().find(|id| id.ends_with("agentpool"))
     );
     space.done().await;
 }

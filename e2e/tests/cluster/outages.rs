@@ -18,12 +18,13 @@ async fn a_killed_sidecar_comes_back_and_nobody_else_answers_meanwhile() {
     space.token("app", "").await.is_of(&identity);
 
     let pod = space.env.get(&["-n", &space.name, "pod", "app"]).await;
+    let node = pod["spec"]["nodeName"].as_str().unwrap();
     let sidecar = |pod: &serde_json::Value| {
         let all = pod["status"]["initContainerStatuses"].as_array().cloned().unwrap();
         all.into_iter().find(|status| status["name"] == "nmi-sidecar").unwrap()
     };
     let id = sidecar(&pod)["containerID"].as_str().unwrap().replace("containerd://", "");
-    kill(&id).await;
+    kill(node, &id).await;
     // Until it is back: refused, or its own answer. Never the node's identity.
     eventually("the sidecar answers again", LIMIT, async || match space.token("app", "").await {
         answer @ Answer::Http(200, _) => {
@@ -43,9 +44,10 @@ async fn a_killed_sidecar_comes_back_and_nobody_else_answers_meanwhile() {
 }
 
 /// Kills a container's first process, from the node.
-async fn kill(container: &str) {
+async fn kill(node: &str, container: &str) {
     let cluster = &env().await.cluster;
-    let socket = cluster.state().containerd_socket(&cluster.nodes()[0]);
+    let node = cluster.nodes().iter().find(|candidate| candidate.name() == node).unwrap();
+    let socket = cluster.state().containerd_socket(node);
     let mut command = tokio::process::Command::new("ctr");
     command.arg("--address").arg(socket).args(["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL"]);
     let output = command.arg(container).output().await.unwrap();

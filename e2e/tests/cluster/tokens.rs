@@ -121,11 +121,14 @@ async fn a_process_on_the_node_asks_for_a_pods_token() {
     space.start(&space.pod("app", "app")).await;
 
     let cluster = &env().await.cluster;
+    let pod = space.env.get(&["-n", &space.name, "pod", "app"]).await;
+    let node = pod["spec"]["nodeName"].as_str().unwrap();
+    let node = cluster.nodes().iter().find(|candidate| candidate.name() == node).unwrap();
     let ask = async |namespace: &str, pod: &str| {
         let command = format!(
             "curl -s http://127.0.0.1:2579/host/token/?resource=https://vault.azure.net -H 'podname: {pod}' -H 'podns: {namespace}' -w '\\n%{{http_code}}'"
         );
-        let mut command_line = cluster.in_node(&cluster.nodes()[0], "bash");
+        let mut command_line = cluster.in_node(node, "bash");
         let output = command_line.args(["-c", &command]).output().await.unwrap();
         parse(&String::from_utf8_lossy(&output.stdout))
     };
