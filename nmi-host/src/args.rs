@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser, ValueEnum};
 use netfilter::BackendChoice;
 use runtime::LogArgs;
 
+use crate::entra_args::{EntraArgs, EntraArgsError, EntraSettings};
 use crate::mint::is_endpoint;
 
 /// Gives the pods of one node the tokens of their Azure identities, and keeps everybody else on
@@ -85,6 +86,9 @@ pub(crate) struct Args {
     /// The address that the node guard protects.
     #[arg(long, env = "METADATA_IP", default_value = "169.254.169.254")]
     metadata_ip: Ipv4Addr,
+
+    #[command(flatten)]
+    entra: EntraArgs,
 }
 
 /// On or off; no other word is read as either.
@@ -121,6 +125,8 @@ pub(crate) struct Config {
     pub(crate) scope: Scope,
     /// The node guard.
     pub(crate) guard: GuardSettings,
+    /// Identities of types 1 and 2, if they are to have tokens.
+    pub(crate) entra: Option<EntraSettings>,
 }
 
 /// What the node guard does.
@@ -151,6 +157,9 @@ pub(crate) enum ConfigError {
     /// Sidecars would be told an address that is not the node's.
     #[error("--node-ip {0} must be the address of the node, not a wildcard")]
     NodeIp(IpAddr),
+    /// Where Entra is.
+    #[error(transparent)]
+    Entra(#[from] EntraArgsError),
 }
 
 // === impl Args ===
@@ -205,6 +214,7 @@ impl TryFrom<Args> for Config {
                 backend: args.guard_backend,
                 metadata_ip: args.metadata_ip,
             },
+            entra: EntraSettings::load(args.entra)?,
         })
     }
 }
@@ -258,6 +268,7 @@ mod tests {
             ("--host-listen=0.0.0.0:2579", "must be a loopback address"),
             ("--imds-endpoint=https://x", "must be an http URL"),
             ("--audience=", "--audience is empty"),
+            ("--cloud=Mars", "unknown cloud"),
             ("--guard=on", "possible values: enabled, disabled"),
             ("--guard-backend=ebpf", "use auto, nft or legacy"),
         ] {

@@ -7,6 +7,7 @@ mod authn;
 mod broker;
 mod certificate;
 mod crowd;
+mod entra_args;
 mod exceptions;
 mod guard;
 mod guard_task;
@@ -23,12 +24,17 @@ mod sidecar;
 mod testing;
 mod watched;
 
+use std::process::ExitCode;
+
 use anyhow::Context;
 use clap::Parser;
 use runtime::Shutdown;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    if let Some(code) = mint::unpack_for_parent() {
+        return Ok(code);
+    }
     let args = args::Args::parse();
     args.log().init()?;
     no_core_dumps()?;
@@ -39,7 +45,8 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(async { run::run(config, Shutdown::on_signals()?).await })
+        .block_on(async { run::run(config, Shutdown::on_signals()?).await })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A core dump would hold every token of the node.

@@ -25,6 +25,8 @@ struct Counters {
     token_reviews: Family<ReviewLabel, Counter>,
     imds_calls: Family<ImdsLabel, Counter>,
     imds_seconds: Histogram,
+    entra_calls: Family<EntraLabel, Counter>,
+    entra_seconds: Histogram,
     watch_failures: Family<WatchLabel, Counter>,
     guard_failures: Counter,
     guard_applied: Gauge,
@@ -72,6 +74,23 @@ pub(crate) enum ImdsResult {
     Unavailable,
 }
 
+/// How a call to Entra for an application ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntraResult {
+    /// With a token of the right application.
+    Token,
+    /// It did not come to a call: the credential could not be had.
+    NoCredential,
+    /// Refused for good.
+    Refused,
+    /// With the token of another application or tenant.
+    WrongToken,
+    /// It asked to slow down.
+    Throttled,
+    /// No answer in time, a server error or an answer that makes no sense.
+    Unavailable,
+}
+
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watch {
@@ -109,6 +128,11 @@ struct ImdsLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EntraLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WatchLabel {
     watch: &'static str,
 }
@@ -137,6 +161,8 @@ impl HostMetrics {
             token_reviews: Family::default(),
             imds_calls: Family::default(),
             imds_seconds: Histogram::new(buckets),
+            entra_calls: Family::default(),
+            entra_seconds: Histogram::new(buckets),
             watch_failures: Family::default(),
             guard_failures: Counter::default(),
             guard_applied: Gauge::default(),
@@ -168,6 +194,12 @@ impl HostMetrics {
     pub(crate) fn imds_called(&self, result: ImdsResult, took: Duration) {
         self.0.imds_calls.get_or_create(&ImdsLabel { result: result.as_str() }).inc();
         self.0.imds_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Entra was called, if there was a credential to call it with.
+    pub(crate) fn entra_called(&self, result: EntraResult, took: Duration) {
+        self.0.entra_calls.get_or_create(&EntraLabel { result: result.as_str() }).inc();
+        self.0.entra_seconds.observe(took.as_secs_f64());
     }
 
     /// A watch broke.
@@ -222,6 +254,17 @@ impl Counters {
             "Duration of token calls to the metadata service, without the wait for a turn",
             Unit::Seconds,
             self.imds_seconds.clone(),
+        );
+        r.register(
+            "entra_calls",
+            "Token calls to Entra for applications by result",
+            self.entra_calls.clone(),
+        );
+        r.register_with_unit(
+            "entra_call",
+            "Duration of token calls to Entra, with reading the Secret",
+            Unit::Seconds,
+            self.entra_seconds.clone(),
         );
         r.register(
             "watch_failures",
@@ -339,6 +382,19 @@ impl ImdsResult {
     }
 }
 
+impl EntraResult {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::NoCredential => "no_credential",
+            Self::Refused => "refused",
+            Self::WrongToken => "wrong_token",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 impl Watch {
     /// The name in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
@@ -370,6 +426,7 @@ mod tests {
         counters.host_answered(Some("refused"));
         counters.reviewed(ReviewResult::Authenticated);
         counters.imds_called(ImdsResult::Throttled, Duration::from_millis(7));
+        counters.entra_called(EntraResult::NoCredential, Duration::from_millis(7));
         counters.watch_failed(Watch::Pods);
         counters.guard_applied(2, UNIX_EPOCH + Duration::from_secs(9));
         let text = metrics.text();
@@ -380,6 +437,8 @@ mod tests {
             r#"podidentity_token_reviews_total{result="authenticated"} 1"#,
             r#"podidentity_imds_calls_total{result="throttled"} 1"#,
             r#"podidentity_imds_call_seconds_count 1"#,
+            r#"podidentity_entra_calls_total{result="no_credential"} 1"#,
+            r#"podidentity_entra_call_seconds_count 1"#,
             r#"podidentity_watch_failures_total{watch="pods"} 1"#,
             "podidentity_guard_applied 1",
             "podidentity_guard_excepted_addresses 2",

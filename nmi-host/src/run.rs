@@ -26,7 +26,7 @@ use crate::guard::{Guard, GuardConfig};
 use crate::guard_task::{self, GuardTask, OwnDaemonSet};
 use crate::host::HostApi;
 use crate::metrics::{HostMetrics, Watch, register_cache};
-use crate::mint::{Imds, Minter};
+use crate::mint::{Imds, Minter, Principals};
 use crate::pods::PodView;
 use crate::serve::{Limits, Server};
 use crate::sidecar::SidecarApi;
@@ -242,15 +242,25 @@ impl Agent {
         let router = Admin::new(self.metrics.clone(), self.readiness.clone()).router();
         self.tasks.spawn("admin port", admin::serve(admin, router, self.shutdown.clone()));
 
-        let broker = self.broker(assigned, pods);
+        let broker = self.broker(assigned, pods)?;
         self.sidecars(&broker, &certificate).await?;
         self.processes(broker).await?;
         listening.set(true);
         Ok(())
     }
 
-    fn broker(&mut self, assigned: Table<AssignedView>, pods: Table<PodView>) -> Broker {
-        let minter = Minter::new(Imds::new(&self.config.imds_endpoint), self.counters.clone());
+    fn broker(
+        &mut self,
+        assigned: Table<AssignedView>,
+        pods: Table<PodView>,
+    ) -> anyhow::Result<Broker> {
+        let mut minter = Minter::new(Imds::new(&self.config.imds_endpoint), self.counters.clone());
+        if let Some(entra) = &self.config.entra {
+            let transport = azure_http::transport(entra.ca_bundle.as_deref())
+                .context("cannot set up the connection to Entra")?;
+            let (client, authorities) = (self.client.clone(), entra.authorities.clone());
+            minter = minter.with_principals(Principals::new(client, authorities, transport));
+        }
         let policy = Policy { capacity: CACHED_TOKENS, ..Policy::default() };
         let tokens = TokenCache::new(minter, policy);
         let (cache, fresh, shutdown) = (tokens.clone(), tokens.clone(), self.shutdown.clone());
@@ -261,7 +271,7 @@ impl Agent {
                 () = fresh.keep_fresh() => {}
             }
         });
-        Broker::new(assigned, pods, tokens, self.config.scope)
+        Ok(Broker::new(assigned, pods, tokens, self.config.scope))
     }
 
     async fn sidecars(&mut self, broker: &Broker, certificate: &ServingCert) -> anyhow::Result<()> {

@@ -1,7 +1,10 @@
 //! What is believed of one `AzureAssignedIdentity`, and which of them are not believed at all.
 
 use api::matching::Scope;
-use api::{AssignedState, AzureAssignedIdentity, AzureIdentity, Guid, IdentityId, IdentityType};
+use api::{
+    AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentitySpec, Guid, IdentityId,
+    IdentityType,
+};
 
 use crate::pods::PodRef;
 use crate::watched::ObjectKey;
@@ -29,8 +32,21 @@ pub(crate) struct AssignedView {
     pub(crate) reported_client_id: Option<Guid>,
     /// The object id that ARM reported.
     pub(crate) object_id: Option<Guid>,
+    /// Types 1 and 2: the application.
+    pub(crate) application: Option<Application>,
     /// Why the identity cannot be used as it is written.
     pub(crate) problem: Option<String>,
+}
+
+/// Where the credential of an application is, and where it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Application {
+    /// `spec.tenantID`.
+    pub(crate) tenant: String,
+    /// `spec.adEndpoint`.
+    pub(crate) ad_endpoint: Option<String>,
+    /// `spec.clientPassword.name`; the Secret is in the identity's own namespace.
+    pub(crate) secret: String,
 }
 
 /// Why an object is ignored. Whoever can write one must not gain by it.
@@ -91,6 +107,7 @@ impl AssignedView {
             written_client_id: identity.spec.client_id().ok().flatten(),
             reported_client_id: reported(status.and_then(|status| status.client_id.as_ref())),
             object_id: reported(status.and_then(|status| status.object_id.as_ref())),
+            application: Application::read(&identity.spec),
             problem: identity.validate().err().map(|problem| problem.to_string()),
         }
     }
@@ -130,6 +147,20 @@ impl AssignedView {
     }
 }
 
+// === impl Application ===
+
+impl Application {
+    fn read(spec: &AzureIdentitySpec) -> Option<Self> {
+        let given = |text: Option<&String>| text.filter(|text| !text.is_empty()).cloned();
+        let secret = spec.client_password.as_ref().and_then(|secret| secret.name.as_ref());
+        Some(Self {
+            tenant: given(spec.tenant_id.as_ref())?,
+            ad_endpoint: given(spec.ad_endpoint.as_ref()),
+            secret: given(secret)?,
+        })
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
@@ -147,7 +178,23 @@ pub(crate) mod testing {
             written_client_id: None,
             reported_client_id: client_id.map(|text| text.parse().unwrap()),
             object_id: None,
+            application: None,
             problem: None,
+        }
+    }
+
+    /// A type 1 identity `team/<name>` with the Secret of that name, assigned to the same pod.
+    pub(crate) fn application(name: &str, client_id: &str) -> AssignedView {
+        AssignedView {
+            kind: IdentityType::ServicePrincipal,
+            resource_id: None,
+            written_client_id: Some(client_id.parse().unwrap()),
+            application: Some(Application {
+                tenant: "contoso.com".to_owned(),
+                ad_endpoint: None,
+                secret: name.to_owned(),
+            }),
+            ..assigned(name, None)
         }
     }
 
@@ -200,7 +247,27 @@ mod tests {
         assert_eq!(view.resource_id, Some(testing::resource_id("db")));
         assert_eq!(view.client_id().unwrap().as_str(), CLIENT);
         assert_eq!(view.object_id, None, "what is no GUID names nothing");
-        assert_eq!(view.problem, None);
+        assert_eq!((view.application, view.problem), (None, None));
+    }
+
+    #[test]
+    fn the_view_holds_where_an_applications_credential_is() {
+        let mut object = object();
+        object["spec"]["azureIdentityRef"]["spec"] = json!({
+            "type": 1, "clientID": CLIENT, "tenantID": "contoso.com", "adEndpoint": "",
+            "clientPassword": {"name": "s", "namespace": "ids"}
+        });
+        let view = read(object.clone()).unwrap();
+        let expected = Application {
+            tenant: "contoso.com".to_owned(),
+            ad_endpoint: None,
+            secret: "s".to_owned(),
+        };
+        assert_eq!((view.application, view.problem), (Some(expected), None));
+        let secret = &mut object["spec"]["azureIdentityRef"]["spec"]["clientPassword"];
+        secret["namespace"] = json!("victim");
+        let problem = read(object).unwrap().problem.unwrap();
+        assert!(problem.contains("must be in the identity's own namespace"), "{problem}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> ImdsError {
 }
 
 /// Azure's words in one bounded line. Error texts hold no tokens; should one ever, it stays here.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let word = |word: &str| {
         if crate::jwt::claims::<serde_json::Value>(word).is_some() {
             "(removed)".to_owned()

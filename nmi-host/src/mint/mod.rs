@@ -3,49 +3,29 @@
 mod answer;
 mod gate;
 mod imds;
+mod key;
+mod principal;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 use std::fmt;
-use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use api::Guid;
 use api::node_api::{NodeError, NodeErrorCode};
-use api::{Guid, IdentityType};
+use azure_core::credentials::AccessToken;
 use token_cache::{FetchError, Fetched, Source};
 
 use answer::{ImdsError, ImdsToken};
 pub(crate) use imds::{Imds, is_endpoint};
-use verify::{Expected, WrongToken, verify};
+use key::Issuer;
+pub(crate) use key::{BadResource, MintKey, Resource};
+pub(crate) use principal::{Authorities, Host, NotAHost, Principals, unpack_for_parent};
+use principal::{EntraError, Principal, PrincipalError};
+use verify::{Expected, WrongToken, verify, verify_principal};
 
-use crate::assigned::AssignedView;
-use crate::metrics::{HostMetrics, ImdsResult};
-
-/// What a token depends on; pods with the same identity share it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct MintKey {
-    issuer: Issuer,
-    resource: Resource,
-}
-
-/// Who issues an identity's tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Issuer {
-    /// The VM's metadata service, for a user-assigned identity.
-    Imds(Expected),
-}
-
-/// A resource (audience) that may be put into a request to Azure.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Resource(String);
-
-/// The text cannot be a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the resource must be an App ID URI or application id such as https://vault.azure.net, at most 512 characters"
-)]
-pub(crate) struct BadResource;
+use crate::metrics::{EntraResult, HostMetrics, ImdsResult};
 
 /// A token.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,6 +44,7 @@ pub(crate) struct Token {
 #[derive(Debug)]
 pub(crate) struct Minter {
     imds: Imds,
+    principals: Option<Principals>,
     metrics: HostMetrics,
 }
 
@@ -73,9 +54,25 @@ pub(crate) enum MintError {
     /// The metadata service gave none.
     #[error(transparent)]
     Imds(#[from] ImdsError),
-    /// What it gave was not the identity's.
+    /// The application's credential could not be had, or Entra gave none for it.
+    #[error(transparent)]
+    Principal(#[from] PrincipalError),
+    /// What came was not the identity's.
     #[error(transparent)]
     WrongToken(#[from] WrongToken),
+}
+
+/// What a failure means to callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// Not known yet.
+    Spreading,
+    /// For good.
+    Refused,
+    /// Slow down.
+    Throttled(Option<Duration>),
+    /// May work in a moment.
+    Unavailable,
 }
 
 /// How long a caller waits for an identity that the metadata service has not heard of: an
@@ -84,59 +81,6 @@ const PROPAGATION: Duration = Duration::from_secs(12);
 
 /// How long a caller waits for a service that is updating, throttling or failing.
 const OUTAGE: Duration = Duration::from_secs(8);
-
-// === impl MintKey ===
-
-impl MintKey {
-    /// The key for an identity that was selected for a request.
-    pub(crate) fn new(view: &AssignedView, resource: Resource) -> Result<Self, NodeError> {
-        let refused = |text: String| NodeError::new(NodeErrorCode::Refused, text);
-        let name = &view.identity;
-        if let Some(problem) = &view.problem {
-            return Err(refused(format!("AzureIdentity {name} cannot be used: {problem}")));
-        }
-        if view.contradicts_itself() {
-            return Err(refused(format!(
-                "AzureIdentity {name} cannot be used: spec.clientID is not the client id of spec.resourceID; correct it or leave it out"
-            )));
-        }
-        let issuer = match (view.kind, &view.resource_id) {
-            (IdentityType::UserAssigned, Some(resource_id)) => Issuer::Imds(Expected {
-                resource_id: resource_id.clone(),
-                client_id: view.client_id().cloned(),
-            }),
-            (kind, _) => {
-                return Err(refused(format!(
-                    "AzureIdentity {name} is of type {}: this version serves tokens of type 0 (user-assigned managed identity) only",
-                    i64::from(kind)
-                )));
-            }
-        };
-        Ok(Self { issuer, resource })
-    }
-}
-
-// === impl Resource ===
-
-impl Resource {
-    /// The text as the caller wrote it.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Resource {
-    type Err = BadResource;
-
-    fn from_str(text: &str) -> Result<Self, BadResource> {
-        let plain = |b: u8| b.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&b);
-        if (1..=512).contains(&text.len()) && text.bytes().all(plain) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(BadResource)
-        }
-    }
-}
 
 // === impl Token ===
 
@@ -152,9 +96,14 @@ impl fmt::Debug for Token {
 // === impl Minter ===
 
 impl Minter {
-    /// A source of tokens that asks `imds`.
+    /// A source of tokens that asks `imds`, and knows no applications.
     pub(crate) fn new(imds: Imds, metrics: HostMetrics) -> Self {
-        Self { imds, metrics }
+        Self { imds, principals: None, metrics }
+    }
+
+    /// The same with applications.
+    pub(crate) fn with_principals(self, principals: Principals) -> Self {
+        Self { principals: Some(principals), ..self }
     }
 
     async fn ask_imds(
@@ -178,6 +127,25 @@ impl Minter {
         }
         outcome
     }
+
+    async fn ask_entra(
+        &self,
+        principal: &Principal,
+        resource: &Resource,
+    ) -> Result<Fetched<Token>, MintError> {
+        let principals = self.principals.as_ref().ok_or(PrincipalError::NotAllowed)?;
+        let begun = Instant::now();
+        let answer = principals.token(principal, resource.as_str()).await;
+        let outcome = answer
+            .map_err(MintError::from)
+            .and_then(|answer| checked_principal(&answer, principal, SystemTime::now()));
+        self.metrics.entra_called(entra_label(&outcome), begun.elapsed());
+        if let Err(error) = &outcome {
+            let (identity, resource) = (&principal.identity, resource.as_str());
+            tracing::warn!(%identity, resource, %error, "No token from Entra");
+        }
+        outcome
+    }
 }
 
 /// Turns an answer into a token, if it is the expected identity's.
@@ -187,7 +155,7 @@ fn checked(
     now: SystemTime,
 ) -> Result<Fetched<Token>, MintError> {
     let verified = verify(&answer.access_token, answer.client_id.as_deref(), expected)?;
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = unix(now);
     let lifetime = answer.lifetime(verified.expires_on, now);
     if lifetime.is_zero() {
         let text = "its token has expired already, or the node's clock is wrong".to_owned();
@@ -202,15 +170,61 @@ fn checked(
     Ok(Fetched { value: token, lifetime })
 }
 
+/// The same for an application's token.
+fn checked_principal(
+    answer: &AccessToken,
+    principal: &Principal,
+    now: SystemTime,
+) -> Result<Fetched<Token>, MintError> {
+    let secret = answer.token.secret();
+    if secret.is_empty() {
+        let error = EntraError::Unavailable("its answer holds no token".to_owned());
+        return Err(PrincipalError::from(error).into());
+    }
+    let verified = verify_principal(secret, &principal.client_id, &principal.tenant)?;
+    let now = unix(now);
+    let answered = u64::try_from(answer.expires_on.unix_timestamp()).unwrap_or_default();
+    let expires_on = verified.expires_on.map_or(answered, |claimed| claimed.min(answered));
+    let lifetime = Duration::from_secs(expires_on.saturating_sub(now));
+    if lifetime.is_zero() {
+        let text = "its token has expired already, or the node's clock is wrong".to_owned();
+        return Err(PrincipalError::from(EntraError::Unavailable(text)).into());
+    }
+    let token = Token {
+        client_id: verified.client_id,
+        expires_on,
+        not_before: verified.not_before.unwrap_or(now),
+        secret: secret.to_owned(),
+    };
+    Ok(Fetched { value: token, lifetime })
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn result_label(outcome: &Result<Fetched<Token>, MintError>) -> ImdsResult {
-    match outcome {
+    match outcome.as_ref().map_err(MintError::meaning) {
         Ok(_) => ImdsResult::Token,
-        Err(MintError::WrongToken(_)) => ImdsResult::WrongToken,
-        Err(MintError::Imds(error)) => match error {
-            ImdsError::UnknownIdentity => ImdsResult::UnknownIdentity,
-            ImdsError::Refused(_) => ImdsResult::Refused,
-            ImdsError::Throttled(_) => ImdsResult::Throttled,
-            ImdsError::Unavailable(_) => ImdsResult::Unavailable,
+        Err(_) if matches!(outcome, Err(MintError::WrongToken(_))) => ImdsResult::WrongToken,
+        Err(Meaning::Spreading) => ImdsResult::UnknownIdentity,
+        Err(Meaning::Refused) => ImdsResult::Refused,
+        Err(Meaning::Throttled(_)) => ImdsResult::Throttled,
+        Err(Meaning::Unavailable) => ImdsResult::Unavailable,
+    }
+}
+
+fn entra_label(outcome: &Result<Fetched<Token>, MintError>) -> EntraResult {
+    match outcome {
+        Ok(_) => EntraResult::Token,
+        Err(MintError::WrongToken(_)) => EntraResult::WrongToken,
+        Err(MintError::Principal(error)) if !matches!(error, PrincipalError::Entra(_)) => {
+            EntraResult::NoCredential
+        }
+        Err(error) => match error.meaning() {
+            Meaning::Refused => EntraResult::Refused,
+            Meaning::Throttled(_) => EntraResult::Throttled,
+            Meaning::Spreading | Meaning::Unavailable => EntraResult::Unavailable,
         },
     }
 }
@@ -221,25 +235,49 @@ impl Source for Minter {
     type Error = MintError;
 
     async fn fetch(&self, key: MintKey) -> Result<Fetched<Token>, FetchError<MintError>> {
-        let Issuer::Imds(expected) = &key.issuer;
-        self.ask_imds(expected, &key.resource).await.map_err(|error| match error {
-            MintError::WrongToken(_) | MintError::Imds(ImdsError::Refused(_)) => {
-                FetchError::Refused(error)
-            }
-            MintError::Imds(ImdsError::Throttled(retry_after)) => {
-                FetchError::Transient { error, retry_after }
-            }
-            MintError::Imds(ImdsError::UnknownIdentity | ImdsError::Unavailable(_)) => {
-                FetchError::transient(error)
-            }
+        let outcome = match &key.issuer {
+            Issuer::Imds(expected) => self.ask_imds(expected, &key.resource).await,
+            // A large future, and rare.
+            Issuer::Entra(principal) => Box::pin(self.ask_entra(principal, &key.resource)).await,
+        };
+        outcome.map_err(|error| match error.meaning() {
+            Meaning::Refused => FetchError::Refused(error),
+            Meaning::Throttled(retry_after) => FetchError::Transient { error, retry_after },
+            Meaning::Spreading | Meaning::Unavailable => FetchError::transient(error),
         })
     }
 
     fn patience(&self, error: &FetchError<MintError>) -> Duration {
-        match error.error() {
-            MintError::Imds(ImdsError::UnknownIdentity) => PROPAGATION,
-            MintError::Imds(ImdsError::Throttled(_) | ImdsError::Unavailable(_)) => OUTAGE,
-            MintError::Imds(ImdsError::Refused(_)) | MintError::WrongToken(_) => Duration::ZERO,
+        match error.error().meaning() {
+            Meaning::Spreading => PROPAGATION,
+            Meaning::Throttled(_) | Meaning::Unavailable => OUTAGE,
+            Meaning::Refused => Duration::ZERO,
+        }
+    }
+}
+
+// === impl MintError ===
+
+impl MintError {
+    fn meaning(&self) -> Meaning {
+        match self {
+            Self::WrongToken(_) => Meaning::Refused,
+            Self::Imds(error) => match error {
+                ImdsError::UnknownIdentity => Meaning::Spreading,
+                ImdsError::Refused(_) => Meaning::Refused,
+                ImdsError::Throttled(after) => Meaning::Throttled(*after),
+                ImdsError::Unavailable(_) => Meaning::Unavailable,
+            },
+            Self::Principal(error) => match error {
+                PrincipalError::Secret(error) if error.passes() => Meaning::Unavailable,
+                PrincipalError::Entra(EntraError::Throttled(after)) => Meaning::Throttled(*after),
+                PrincipalError::Entra(EntraError::Unavailable(_)) => Meaning::Unavailable,
+                PrincipalError::NotAllowed
+                | PrincipalError::Authority(_)
+                | PrincipalError::Secret(_)
+                | PrincipalError::Credential { .. }
+                | PrincipalError::Entra(EntraError::Refused { .. }) => Meaning::Refused,
+            },
         }
     }
 }
@@ -248,16 +286,12 @@ impl Source for Minter {
 
 impl From<MintError> for NodeError {
     fn from(error: MintError) -> Self {
-        let (code, retry_after) = match &error {
-            MintError::WrongToken(_) | MintError::Imds(ImdsError::Refused(_)) => {
-                (NodeErrorCode::Refused, None)
-            }
-            MintError::Imds(ImdsError::Throttled(after)) => {
+        let (code, retry_after) = match error.meaning() {
+            Meaning::Refused => (NodeErrorCode::Refused, None),
+            Meaning::Throttled(after) => {
                 (NodeErrorCode::Throttled, Some(after.map_or(1, |after| after.as_secs().max(1))))
             }
-            MintError::Imds(ImdsError::UnknownIdentity | ImdsError::Unavailable(_)) => {
-                (NodeErrorCode::Unavailable, None)
-            }
+            Meaning::Spreading | Meaning::Unavailable => (NodeErrorCode::Unavailable, None),
         };
         Self { code, message: error.to_string(), retry_after }
     }

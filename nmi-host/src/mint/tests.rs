@@ -139,32 +139,3 @@ fn what_a_throttling_service_says_reaches_the_sidecar() {
     let error = NodeError::from(MintError::Imds(ImdsError::Throttled(retry_after)));
     assert_eq!((error.code, error.retry_after), (NodeErrorCode::Throttled, Some(7)));
 }
-
-#[test]
-fn identities_that_cannot_be_served_are_refused_with_the_reason() {
-    let refused = |change: fn(&mut AssignedView)| {
-        let mut view = assigned("db", Some(CLIENT));
-        change(&mut view);
-        let error = MintKey::new(&view, "r".parse().unwrap()).unwrap_err();
-        assert_eq!(error.code, NodeErrorCode::Refused);
-        error.message
-    };
-    let text = refused(|view| view.written_client_id = Some(OTHER.parse().unwrap()));
-    assert!(text.contains("spec.clientID is not the client id of spec.resourceID"), "{text}");
-    let text = refused(|view| view.kind = IdentityType::ServicePrincipal);
-    assert!(text.contains("team/db is of type 1: this version serves tokens of type 0"), "{text}");
-    let text = refused(|view| view.problem = Some("spec.type 9 is unknown".to_owned()));
-    assert!(text.ends_with("spec.type 9 is unknown"), "{text}");
-    let text = refused(|view| view.resource_id = None);
-    assert!(text.contains("cannot be used") || text.contains("is of type 0"), "{text}");
-}
-
-#[test]
-fn resources_are_plain_and_bounded() {
-    for good in ["https://vault.azure.net", "api://x/y.z_?&=", CLIENT, &"x".repeat(512)] {
-        assert!(good.parse::<Resource>().is_ok(), "{good}");
-    }
-    for bad in ["", "a b", "a\nb", "a\"b", "ä", &"x".repeat(513)] {
-        assert_eq!(bad.parse::<Resource>(), Err(BadResource), "{bad}");
-    }
-}

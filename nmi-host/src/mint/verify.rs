@@ -1,7 +1,7 @@
-//! Whether a token that the metadata service answered is the bound identity's.
+//! Whether a token that Azure answered is the bound identity's.
 //!
-//! Pure. The claims are read, not verified: they come from Azure over the VM's own wire, and what
-//! is guarded against is a mix-up of identities, not a forger.
+//! Pure. The claims are read, not verified: they come from Azure over the VM's own wire or over
+//! TLS, and what is guarded against is a mix-up of identities, not a forger.
 
 use api::{Guid, IdentityId};
 use serde::Deserialize;
@@ -24,17 +24,22 @@ pub(crate) struct Verified {
     pub(crate) client_id: Guid,
     /// When it expires, in Unix seconds, if it says so.
     pub(crate) expires_on: Option<u64>,
+    /// When it begins to be valid, likewise.
+    pub(crate) not_before: Option<u64>,
 }
 
 /// Why the token is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WrongToken {
     /// A proof is there and names another identity.
-    #[error("the metadata service answered with another identity's token; it was dropped")]
+    #[error("Azure answered with another identity's token; it was dropped")]
     OtherIdentity,
     /// No proof is there.
     #[error("the token does not say which identity it belongs to; it was dropped")]
     Unproven,
+    /// The identity is the right one, its tenant is not.
+    #[error("Azure answered with a token of another tenant; it was dropped")]
+    OtherTenant,
     /// The token is for nobody.
     #[error("the token has no audience; it was dropped")]
     NoAudience,
@@ -48,8 +53,11 @@ struct Claims {
     azp: Option<String>,
     /// The managed identity's ARM id.
     xms_mirid: Option<String>,
+    /// The tenant.
+    tid: Option<String>,
     aud: Option<Audience>,
     exp: Option<u64>,
+    nbf: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -100,8 +108,51 @@ pub(crate) fn verify(
         None if !by_resource => return Err(WrongToken::Unproven),
         _ => {}
     }
-    let expires_on = claims.and_then(|claims| claims.exp);
-    Ok(Verified { client_id: client_id.clone(), expires_on })
+    Ok(Verified::of(client_id, claims.as_ref()))
+}
+
+/// Checks an application's token. `tenant` is compared if it is an id.
+///
+/// A token that cannot be read is believed: the question held the application's credential, and
+/// the answer came over TLS.
+pub(crate) fn verify_principal(
+    token: &str,
+    client_id: &Guid,
+    tenant: &str,
+) -> Result<Verified, WrongToken> {
+    let Some(claims) = jwt::claims::<Claims>(token) else {
+        return Ok(Verified::of(client_id, None));
+    };
+    if !claims.aud.as_ref().is_some_and(Audience::names_someone) {
+        return Err(WrongToken::NoAudience);
+    }
+    let is = |text: &str, expected: &Guid| text.parse::<Guid>().is_ok_and(|id| id == *expected);
+    let said = [&claims.appid, &claims.azp].into_iter().flatten().filter(|text| !text.is_empty());
+    let said: Vec<&String> = said.collect();
+    if said.is_empty() {
+        return Err(WrongToken::Unproven);
+    }
+    if said.iter().any(|text| !is(text, client_id)) {
+        return Err(WrongToken::OtherIdentity);
+    }
+    if let Ok(tenant) = tenant.parse::<Guid>()
+        && !claims.tid.as_ref().is_some_and(|text| is(text, &tenant))
+    {
+        return Err(WrongToken::OtherTenant);
+    }
+    Ok(Verified::of(client_id, Some(&claims)))
+}
+
+// === impl Verified ===
+
+impl Verified {
+    fn of(client_id: &Guid, claims: Option<&Claims>) -> Self {
+        Self {
+            client_id: client_id.clone(),
+            expires_on: claims.and_then(|claims| claims.exp),
+            not_before: claims.and_then(|claims| claims.nbf),
+        }
+    }
 }
 
 // === impl Audience ===
@@ -197,5 +248,34 @@ mod tests {
         let client_id = Some(MINE.parse().unwrap());
         let expected = Expected { resource_id: resource_id("db"), client_id };
         assert_eq!(verify(&token, None, &expected).unwrap().expires_on, Some(99));
+    }
+
+    #[test]
+    fn an_applications_token_names_it_and_its_tenant() {
+        use WrongToken::{NoAudience, OtherIdentity, OtherTenant, Unproven};
+        const TENANT: &str = "10000000-0000-0000-0000-00000000000a";
+        type Case<'a> = (Value, &'a str, Result<(), WrongToken>);
+        let cases: [Case<'_>; 10] = [
+            (json!({"aud": "r", "appid": MINE, "tid": TENANT}), TENANT, Ok(())),
+            (json!({"aud": "r", "azp": MINE.to_uppercase(), "tid": TENANT}), TENANT, Ok(())),
+            (json!({"aud": "r", "appid": MINE, "tid": OTHER}), "contoso.com", Ok(())),
+            (json!({"aud": "r", "appid": MINE, "tid": OTHER}), TENANT, Err(OtherTenant)),
+            (json!({"aud": "r", "appid": MINE}), TENANT, Err(OtherTenant)),
+            (json!({"aud": "r", "appid": OTHER, "tid": TENANT}), TENANT, Err(OtherIdentity)),
+            (
+                json!({"aud": "r", "appid": MINE, "azp": OTHER, "tid": TENANT}),
+                TENANT,
+                Err(OtherIdentity),
+            ),
+            (json!({"aud": "r", "appid": "", "tid": TENANT}), TENANT, Err(Unproven)),
+            (json!({"aud": "r", "tid": TENANT}), TENANT, Err(Unproven)),
+            (json!({"appid": MINE, "tid": TENANT}), TENANT, Err(NoAudience)),
+        ];
+        let mine: Guid = MINE.parse().unwrap();
+        for (claims, tenant, expected) in cases {
+            let checked = verify_principal(&unsigned(&claims), &mine, tenant).map(drop);
+            assert_eq!(checked, expected, "{claims} {tenant}");
+        }
+        assert_eq!(verify_principal("opaque", &mine, TENANT).unwrap().client_id, mine);
     }
 }
