@@ -76,7 +76,7 @@ fn values(ca: &str, images: &[Built]) -> Value {
         // Short, so that a person at the demo and a test see the detach.
         "controller": {"detachLinger": "5s", "podAnnotations": made_from("controller")},
         "webhook": {"podAnnotations": made_from("webhook")},
-        "nmiHost": {"podAnnotations": made_from("nmi-host")},
+        "nmiHost": {"allowAccessToSecrets": true, "podAnnotations": made_from("nmi-host")},
     })
 }
 

@@ -24,6 +24,8 @@ const CASES: [(&str, &[&str]); 4] = [
             "--set=cloud.caBundle=PEM",
             "--set=azure.credential=servicePrincipal,azure.existingSecret=sp",
             "--set=azure.clientID=00000000-0000-0000-0000-000000000001,azure.tenantID=contoso",
+            "--set=nmiHost.allowAccessToSecrets=true",
+            "--set=nmiHost.allowedAuthorityHosts={login.other.example,login.example:8443}",
         ],
     ),
     ("azure-json", &["--set=azure.credential=cloudConfig", "--set=forceNamespaced=true"]),
@@ -39,7 +41,7 @@ const CASES: [(&str, &[&str]); 4] = [
 ];
 
 /// Values that must not get as far as a cluster, and what the person is told.
-const REFUSED: [(&[&str], &str); 7] = [
+const REFUSED: [(&[&str], &str); 9] = [
     (&["--set=image.registry="], "image.registry is empty"),
     (&["--set=webhook.replica=3"], "replica"),
     (&["--set=forceNamespaced=yes"], "forceNamespaced"),
@@ -47,6 +49,8 @@ const REFUSED: [(&[&str], &str); 7] = [
     (&["--set=cloud.name=Custom"], "authorityHost"),
     (&["--set=injection.gateTimeout=soon"], "gateTimeout"),
     (&["--set=azure.clientID=kubelet"], "clientID"),
+    (&["--set=nmiHost.allowAccessToSecrets=yes"], "allowAccessToSecrets"),
+    (&["--set=nmiHost.allowedAuthorityHosts={https://x}"], "allowedAuthorityHosts"),
 ];
 
 async fn helm(args: &[&str]) -> Output {

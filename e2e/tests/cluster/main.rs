@@ -12,5 +12,6 @@ mod identities;
 mod lifecycle;
 mod namespace;
 mod outages;
+mod principals;
 mod secrecy;
 mod tokens;
