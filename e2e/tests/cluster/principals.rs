@@ -1,7 +1,12 @@
 //! Tokens of applications: with the Secret of their own namespace, and with no other.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use serde_json::json;
 
+use crate::env::env;
 use crate::namespace::Namespace;
 
 /// An application that fake Azure has from the start.
@@ -59,6 +64,44 @@ async fn an_application_gets_tokens_with_the_secret_of_its_namespace() {
     for space in [space, other, missing] {
         space.done().await;
     }
+}
+
+#[tokio::test]
+async fn an_application_gets_tokens_with_the_certificate_of_its_namespace() {
+    const WITH_CERTIFICATE: &str = "40000000-0000-0000-0000-0000000000c2";
+    let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    let certificate = CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+    let app = json!({"client_id": WITH_CERTIFICATE, "certificates": [certificate.pem()]});
+    env().await.azure.post("apps", &app).await;
+    let chain = PrivateKeyChain::new(
+        "id",
+        PrivateKey::from_der(&key.serialize_der()).unwrap(),
+        [Certificate::from_der(certificate.der()).unwrap()],
+    );
+    let mut store = KeyStore::new();
+    store.add_entry("key", KeyStoreEntry::PrivateKeyChain(chain));
+    let file = store.writer("p4ss").write().unwrap();
+
+    let space = Namespace::new("certificate").await;
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"namespace": space.name, "name": "app"},
+        "data": {"certificate": STANDARD.encode(&file), "password": STANDARD.encode("p4ss")},
+    });
+    space.apply(&secret).await.unwrap();
+    let spec = json!({
+        "type": 2,
+        "tenantID": TENANT,
+        "clientID": WITH_CERTIFICATE,
+        "clientPassword": {"name": "app"},
+    });
+    space.apply(&space.object("AzureIdentity", "app", &spec)).await.unwrap();
+    space.bind_name("app", "app").await;
+    space.start(&space.pod("app", "app")).await;
+    let claims = space.token("app", "").await.claims();
+    assert_eq!((&claims["appid"], &claims["tid"]), (&json!(WITH_CERTIFICATE), &json!(TENANT)));
+    space.done().await;
 }
 
 #[tokio::test]
