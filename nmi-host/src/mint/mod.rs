@@ -270,6 +270,9 @@ impl MintError {
             },
             Self::Principal(error) => match error {
                 PrincipalError::Secret(error) if error.passes() => Meaning::Unavailable,
+                PrincipalError::Credential { reason, .. } if reason.passes() => {
+                    Meaning::Unavailable
+                }
                 PrincipalError::Entra(EntraError::Throttled(after)) => Meaning::Throttled(*after),
                 PrincipalError::Entra(EntraError::Unavailable(_)) => Meaning::Unavailable,
                 PrincipalError::NotAllowed

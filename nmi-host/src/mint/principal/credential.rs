@@ -47,6 +47,15 @@ const CLIENT_SECRET: &str = "clientSecret";
 const CERTIFICATE: &str = "certificate";
 const PASSWORD: &str = "password";
 
+// === impl BadCredential ===
+
+impl BadCredential {
+    /// Whether it may work in a moment.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self, Self::Certificate(UnpackError::NotTried))
+    }
+}
+
 // === impl Credential ===
 
 impl Credential {

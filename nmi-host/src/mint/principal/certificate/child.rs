@@ -26,7 +26,8 @@ pub(crate) struct Unpacker {
 
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    Child,
+    /// By this program with these arguments.
+    Child(&'static str, &'static [&'static str]),
     /// The program of a unit test cannot be the child.
     #[cfg(test)]
     Here,
@@ -45,12 +46,15 @@ const CPU_SECONDS: u64 = 2;
 /// Other work may keep the child from its processor.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For the others' files.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+
 // === impl Unpacker ===
 
 impl Unpacker {
     /// Takes files apart in children of this program.
     pub(in super::super) fn new() -> Self {
-        Self { place: Semaphore::new(1), way: Way::Child }
+        Self { place: Semaphore::new(1), way: Way::Child("/proc/self/exe", &[COMMAND]) }
     }
 
     #[cfg(test)]
@@ -58,7 +62,7 @@ impl Unpacker {
         Self { way: Way::Here, ..Self::new() }
     }
 
-    /// The key and certificates of a file.
+    /// The key and certificates of a file, when it is this file's turn.
     pub(in super::super) async fn unpack(
         &self,
         file: &[u8],
@@ -68,18 +72,17 @@ impl Unpacker {
             return Err(UnpackError::TooLarge);
         }
         let unpacked = match self.way {
-            Way::Child => {
+            Way::Child(program, arguments) => {
                 // The semaphore is never closed.
-                let _place = self.place.acquire().await.ok();
+                let _place = timeout(TURN_TIMEOUT, self.place.acquire())
+                    .await
+                    .map_err(|_| UnpackError::NotTried)?;
                 let question = encode(&[password.as_bytes(), file]);
-                match timeout(TIMEOUT, ask_child(&question)).await {
-                    Ok(Ok(unpacked)) => unpacked?,
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "Certificate cannot be unpacked");
-                        return Err(UnpackError::TooExpensive);
-                    }
-                    Err(_) => return Err(UnpackError::TooExpensive),
-                }
+                let answer = timeout(TIMEOUT, ask(program, arguments, &question)).await;
+                answer.map_err(|_| UnpackError::TooExpensive)?.map_err(|error| {
+                    tracing::warn!(%error, "Certificate cannot be unpacked");
+                    UnpackError::NotTried
+                })??
             }
             #[cfg(test)]
             Way::Here => unpack(file, password)?,
@@ -88,9 +91,13 @@ impl Unpacker {
     }
 }
 
-async fn ask_child(question: &[u8]) -> io::Result<Result<Unpacked, UnpackError>> {
-    let mut child = Command::new("/proc/self/exe")
-        .arg(COMMAND)
+async fn ask(
+    program: &str,
+    arguments: &[&str],
+    question: &[u8],
+) -> io::Result<Result<Unpacked, UnpackError>> {
+    let mut child = Command::new(program)
+        .args(arguments)
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -211,6 +218,25 @@ mod tests {
         for code in [1, 101, 134] {
             assert_eq!(error_of(code), UnpackError::TooExpensive);
         }
+    }
+
+    #[tokio::test]
+    async fn however_a_child_ends_the_parent_goes_on() {
+        let cases: [(&'static [&'static str], UnpackError); 6] = [
+            (&["-c", "exit 41"], UnpackError::NotOneKey),
+            (&["-c", "read -r line; exit 42"], UnpackError::NoCertificate),
+            (&["-c", "kill -9 $$"], UnpackError::TooExpensive),
+            (&["-c", "exit 1"], UnpackError::TooExpensive),
+            (&["-c", "echo nonsense"], UnpackError::Unreadable),
+            (&["-c", ""], UnpackError::Unreadable),
+        ];
+        for (arguments, expected) in cases {
+            let unpacker = Unpacker { way: Way::Child("/bin/sh", arguments), ..Unpacker::new() };
+            let error = unpacker.unpack(&[b'\n'; MAX_FILE_BYTES], "").await.err();
+            assert_eq!(error, Some(expected), "{arguments:?}");
+        }
+        let unpacker = Unpacker { way: Way::Child("/nonexistent", &[]), ..Unpacker::new() };
+        assert_eq!(unpacker.unpack(b"x", "").await.err(), Some(UnpackError::NotTried));
     }
 
     #[tokio::test]

@@ -35,6 +35,9 @@ pub(crate) enum UnpackError {
     /// More than a certificate and its chain need.
     #[error("its PKCS#12 file takes too much time or memory to decrypt")]
     TooExpensive,
+    /// Nothing is known of the file.
+    #[error("the node agent could not look into its PKCS#12 file; it tries again")]
+    NotTried,
 }
 
 /// A key that can sign for Entra.
