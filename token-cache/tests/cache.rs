@@ -187,8 +187,9 @@ async fn a_token_of_a_day_rides_out_twelve_hours_without_a_failed_or_slow_reques
         assert_eq!(before.elapsed(), Duration::ZERO);
         sleep(Duration::from_secs(20)).await;
     }
-    // One attempt each 5 minutes once backed off; each 30 s only in the last minutes.
-    assert!((140..170).contains(&fake.calls()), "{}", fake.calls());
+    // One attempt each 5 minutes once backed off; each 30 s only in the last minutes. The jitter
+    // may begin them up to 72 minutes, that is 14 attempts, after half life.
+    assert!((125..170).contains(&fake.calls()), "{}", fake.calls());
     fake.answers(Ok(DAY));
     sleep(Duration::from_secs(30)).await;
     cache.get(&"k").await.unwrap();
