@@ -42,6 +42,11 @@ e2e: toolchain
 	@echo "Building the local cluster's command and the fake Azure (the first time takes a few minutes)"
 	cargo build --locked -p e2e -p fake-azure
 
+.PHONY: tools
+tools: e2e
+	@if [ "$$(id -u)" = 0 ]; then $(E2E) tools; \
+	else echo "Not root: tests that need network namespaces of their own are left out."; fi
+
 .PHONY: toolchain
 toolchain:
 	@cargo --version >/dev/null || { echo "Rust is missing: install it with rustup, then run this again"; exit 1; }
@@ -67,7 +72,7 @@ dependencies: $(TOOLS)/.machete-$(MACHETE) $(TOOLS)/.deny-$(DENY) ## Check for u
 	$(TOOLS)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 
 .PHONY: unit
-unit: toolchain ## Run the unit, golden, component and chart tests
+unit: tools ## Run the unit, golden, component and chart tests
 	cargo test --locked --workspace --quiet
 
 .PHONY: cluster-test

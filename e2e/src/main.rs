@@ -12,6 +12,8 @@ use e2e::forward;
 use e2e::images::{self, Image};
 use e2e::paths::{Cache, State};
 use e2e::progress::Progress;
+use e2e::tools::control_plane::ControlPlane;
+use e2e::tools::debian;
 
 /// A real Kubernetes in network namespaces of this machine, with a fake Azure beside it.
 #[derive(Debug, Parser)]
@@ -28,6 +30,8 @@ struct Args {
 enum Command {
     /// Show the main job end to end, on a cluster that is brought up for it.
     Demo,
+    /// Install and build what clusters, images and tests need, as far as it is missing.
+    Tools,
     /// Bring the cluster up, or what is missing of it.
     Up {
         /// At least this many nodes; a running cluster grows, and never shrinks.
@@ -107,6 +111,12 @@ async fn run(args: Args) -> Result<()> {
             println!("source {}", cluster.state().env_file().display());
         }
         Command::Demo => demo::run(Config { state, ..Config::standard(progress)? }).await?,
+        Command::Tools => {
+            for needs in [debian::RUN, debian::BUILD_IMAGES, debian::BUILD_CLIENTS] {
+                debian::ensure(needs, &progress).await?;
+            }
+            ControlPlane::ensure(&Cache::locate()?, &progress).await?;
+        }
         Command::Down => {
             let was_there = Cluster::down(&state, &progress).await?;
             progress.step(if was_there { "the cluster is gone" } else { "there was no cluster" });
