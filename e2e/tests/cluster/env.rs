@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+const KUBELET: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/MC_demo/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes-agentpool";
+
 /// Host of the first two nodes.
 pub(crate) const SCALE_SET: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/MC_demo/providers/Microsoft.Compute/virtualMachineScaleSets/nodes";
 
@@ -48,8 +50,12 @@ pub(crate) async fn env() -> &'static Env {
         let wanted: Vec<Image> = Image::all().collect();
         let built = images::build(&wanted, &cache, &progress).await.unwrap();
         cluster.load(&built).await.unwrap();
-        release::install(&cluster, &built).await.unwrap();
         let azure = Azure::new(cluster.fake_azure());
+        // As AKS does it: the kubelet's identity is on all nodes. The controller signs in with it,
+        // wherever it runs.
+        let kubelet = json!({"host": MACHINE, "identities": [KUBELET]});
+        azure.post("hosts/attach", &kubelet).await;
+        release::install(&cluster, &built).await.unwrap();
         Env { cluster, azure }
     })
     .await

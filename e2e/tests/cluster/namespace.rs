@@ -193,9 +193,14 @@ impl Answer {
 
     /// Asserts a 400 in the words of IMDS.
     pub(crate) fn is_refused(&self, words: &str) {
+        self.is_error("invalid_request", words);
+    }
+
+    /// Asserts a 400 with this error code and these words.
+    pub(crate) fn is_error(&self, code: &str, words: &str) {
         let Self::Http(400, body) = self else { panic!("not refused: {self:?}") };
-        assert_eq!(body["error"], "invalid_request");
         let description = body["error_description"].as_str().unwrap();
+        assert_eq!(body["error"], code, "{description}");
         assert!(description.contains(words), "{description}");
     }
 }

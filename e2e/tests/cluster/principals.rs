@@ -53,7 +53,7 @@ async fn an_application_gets_tokens_with_the_secret_of_its_namespace() {
     bind(&other, "app", "app").await;
     other.start(&other.pod("app", "app")).await;
     let refused = other.token("app", "").await;
-    refused.is_refused("AADSTS7000215");
+    refused.is_error("unauthorized_client", "AADSTS7000215");
     assert!(!format!("{refused:?}").contains("guessed"), "{refused:?}");
 
     let missing = Namespace::new("principal-missing").await;
