@@ -5,6 +5,7 @@ mod args;
 mod assigned;
 mod authn;
 mod broker;
+mod cache_metrics;
 mod certificate;
 mod crowd;
 mod entra_args;

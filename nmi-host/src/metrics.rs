@@ -5,14 +5,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::node_api::NodeErrorCode;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use token_cache::Stats;
 
 /// The agent's counters. Clones are the same counters.
 #[derive(Clone, Debug)]
@@ -136,9 +134,6 @@ struct EntraLabel {
 struct WatchLabel {
     watch: &'static str,
 }
-
-/// Reads the token cache when the metrics are asked for.
-struct CacheCollector<F>(F);
 
 const OK: &str = "ok";
 
@@ -303,50 +298,6 @@ impl Counters {
     }
 }
 
-/// Adds the token cache's own statistics.
-pub(crate) fn register_cache(
-    metrics: &runtime::Metrics,
-    stats: impl Fn() -> Stats + Send + Sync + 'static,
-) {
-    metrics.register(|registry| registry.register_collector(Box::new(CacheCollector(stats))));
-}
-
-impl<F> std::fmt::Debug for CacheCollector<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CacheCollector").finish_non_exhaustive()
-    }
-}
-
-impl<F: Fn() -> Stats + Send + Sync + 'static> Collector for CacheCollector<F> {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let stats = (self.0)();
-        for (name, help, value) in [
-            ("token_cache_hits", "Requests for which a living token was there", stats.hits),
-            ("token_cache_misses", "Requests for which no token was there", stats.misses),
-            ("token_cache_refreshes", "Tokens replaced while they lived", stats.refreshes),
-            ("token_cache_failures", "Fetches that brought no token", stats.failures),
-        ] {
-            let metric = ConstCounter::new(value);
-            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
-        }
-        let size = ConstGauge::new(i64::try_from(stats.size).unwrap_or(i64::MAX));
-        let help = "Tokens and remembered failures held";
-        size.encode(encoder.encode_descriptor(
-            "token_cache_size",
-            help,
-            None,
-            size.metric_type(),
-        )?)?;
-        if let Some(left) = stats.soonest_expiry {
-            let left = ConstGauge::new(left.as_secs_f64());
-            let help = "Remaining life of the token that expires first";
-            let name = "token_cache_soonest_expiry_seconds";
-            left.encode(encoder.encode_descriptor(name, help, None, left.metric_type())?)?;
-        }
-        Ok(())
-    }
-}
-
 // === impl labels ===
 
 impl Operation {
@@ -410,7 +361,10 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use token_cache::Stats;
+
     use super::*;
+    use crate::cache_metrics::register_cache;
 
     #[test]
     fn everything_is_in_the_text() {
