@@ -63,11 +63,16 @@ async fn on_node(demo: &Demo<'_>) -> Result<()> {
     demo.narrator
         .say("3. A process on the node (a CSI driver, a FlexVolume) asks for the pod's token:");
     demo.narrator.command(ON_NODE);
-    let mut command = demo.cluster.in_node(&demo.cluster.nodes()[0], "bash");
+    let args = ["get", "pod", POD, "-o", "jsonpath={.spec.nodeName}"];
+    let name = exec::output(&mut demo.cluster.kubectl(&args)).await?;
+    let node = demo.cluster.nodes().iter().find(|node| node.name() == name);
+    let node = node.with_context(|| format!("the pod is on no node of the cluster: {name:?}"))?;
+    let mut command = demo.cluster.in_node(node, "bash");
     let answer = exec::output(command.args(["-c", &format!("{ON_NODE} -s")])).await?;
     let body: Value =
         serde_json::from_str(&answer).with_context(|| format!("not JSON: {answer}"))?;
-    demo.narrator.show(&format!("clientid: {}", body["clientid"].as_str().unwrap_or_default()));
+    let client = body["clientid"].as_str().with_context(|| format!("no token in {body}"))?;
+    demo.narrator.show(&format!("clientid: {client}"));
     show_token(demo, &body["token"])
 }
 

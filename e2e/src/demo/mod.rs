@@ -154,10 +154,10 @@ impl Demo<'_> {
             )
             .await?;
         self.narrator
-            .say("It asked Azure Resource Manager once to attach the identity to the scale set:");
+            .say("What Azure Resource Manager was asked to change since the cluster came up:");
         let journal = arm_writes(self.cluster).await?;
         self.narrator.show(&journal);
-        self.narrator.say("and noted what is its own to detach:");
+        self.narrator.say("What the controller noted as its own to detach, before it asked:");
         let record = format!("-n {} get azureidentityattachments", release::NAMESPACE);
         self.narrator.kubectl(self.cluster, &record).await
     }
