@@ -34,7 +34,7 @@ cluster-status: e2e ## Say what of the local cluster runs, and where its logs ar
 	$(E2E) status
 
 .PHONY: images
-images: e2e ## Build the five images with buildah
+images: e2e ## Build the images with buildah and say where their archives are
 	$(E2E) images
 
 .PHONY: e2e

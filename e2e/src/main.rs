@@ -57,7 +57,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Build the images whose inputs changed, and import them into every node.
+    /// Build the images whose inputs changed, print their archives, and import them into the nodes
+    /// of a cluster that is up.
     Images {
         /// Only this image; can be given several times.
         #[arg(long, value_name = "IMAGE")]
@@ -133,11 +134,14 @@ async fn run(args: Args) -> Result<()> {
             } else {
                 only.iter().map(|name| Image::by_name(name)).collect::<Result<_>>()?
             };
-            let cluster = Cluster::attach(state, progress.clone()).await?;
             let built = images::build(&wanted, &Cache::locate()?, &progress).await?;
-            cluster.load(&built).await?;
+            if state.record().is_file() {
+                Cluster::attach(state, progress).await?.load(&built).await?;
+            } else {
+                progress.step("no cluster is up to import them into");
+            }
             for image in built {
-                println!("{}", images::reference(image.name));
+                println!("{}  {}", images::reference(image.name), image.archive.display());
             }
         }
         Command::LoadImage { archive } => {
