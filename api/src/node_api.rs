@@ -17,6 +17,10 @@ pub const TOKEN_PATH: &str = "/v1/token";
 /// Path of the assignment call.
 pub const ASSIGNMENT_PATH: &str = "/v1/assignment";
 
+/// The header that carries the correlation id of a call, a GUID: both sides log it, the agent sends
+/// it on to Azure, and the error that the application sees names it.
+pub const CORRELATION_HEADER: &str = "x-ms-client-request-id";
+
 /// The longest wait, in seconds, that [`ASSIGNMENT_PATH`] grants.
 pub const MAX_WAIT_SECONDS: u64 = 30;
 
@@ -29,7 +33,20 @@ pub struct TokenRequest {
     /// Which of the pod's identities; the only one if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<WireSelector>,
+    /// Lower-case hex SHA-256 of a token that does not serve any more, for example after a claims
+    /// challenge: if it is the one that would be answered, a new one is asked of Azure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_sha256_to_refresh: Option<String>,
+    /// The pod's own service-account token for Entra. Sent only after the agent asked for it by
+    /// [`NodeErrorCode::AssertionRequired`] or [`TokenResponse::assertion_wanted`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assertion: Option<Assertion>,
 }
+
+/// A service-account token that Entra takes as proof of who the pod is. Not printed by `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Assertion(String);
 
 /// An [`IdentitySelector`] on the wire: exactly one of the three names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +82,25 @@ pub struct TokenResponse {
     /// Seconds that the token is still valid for, at the time of the answer: what a cache counts
     /// from, so that the two clocks need not agree.
     pub expires_in: u64,
+    /// The agent will soon need the pod's assertion to renew this token: the next request is to
+    /// bring it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub assertion_wanted: bool,
+    /// The tokens of the identity's `auxiliaryTenantIDs`, in their order; usually none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub auxiliary: Vec<AuxiliaryToken>,
+}
+
+/// The token of a further tenant of a multi-tenant application.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuxiliaryToken {
+    /// The token itself. Not part of this type's `Debug`.
+    pub access_token: String,
+    /// Unix time, in seconds, at which the token expires.
+    pub expires_on: u64,
+    /// Unix time, in seconds, before which the token is not valid.
+    pub not_before: u64,
 }
 
 /// The identities of the asking pod.
@@ -134,6 +170,8 @@ pub enum NodeErrorCode {
     AmbiguousIdentity,
     /// The identity is bound but not attached yet, or no binding selects the pod.
     NotAssigned,
+    /// A token of this identity takes the pod's own service-account token, which was not sent.
+    AssertionRequired,
     /// Azure refused for good: unknown resource, wrong credential, identity of another type.
     Refused,
     /// Azure asked to slow down.
@@ -154,6 +192,7 @@ impl NodeErrorCode {
             Self::IdentityNotFound | Self::NotAssigned => 404,
             Self::AmbiguousIdentity => 409,
             Self::Refused => 422,
+            Self::AssertionRequired => 428,
             Self::Throttled => 429,
             Self::Unavailable => 503,
         }
@@ -168,6 +207,7 @@ impl NodeErrorCode {
             Self::IdentityNotFound => "identity_not_found",
             Self::AmbiguousIdentity => "ambiguous_identity",
             Self::NotAssigned => "not_assigned",
+            Self::AssertionRequired => "assertion_required",
             Self::Refused => "refused",
             Self::Throttled => "throttled",
             Self::Unavailable => "unavailable",
@@ -182,6 +222,7 @@ impl NodeErrorCode {
             Self::BadRequest
             | Self::Unauthenticated
             | Self::WrongNode
+            | Self::AssertionRequired
             | Self::Refused
             | Self::Throttled
             | Self::Unavailable => false,
@@ -195,6 +236,36 @@ impl NodeError {
     /// An error without a time to come back.
     pub fn new(code: NodeErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retry_after: None }
+    }
+}
+
+// === impl Assertion ===
+
+impl Assertion {
+    /// Takes the token as it was read.
+    pub fn new(token: impl Into<String>) -> Self {
+        Self(token.into())
+    }
+
+    /// The token. Whoever calls this must not log it.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Assertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Assertion(…)")
+    }
+}
+
+// === impl AuxiliaryToken ===
+
+impl fmt::Debug for AuxiliaryToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuxiliaryToken")
+            .field("expires_on", &self.expires_on)
+            .finish_non_exhaustive()
     }
 }
 
@@ -270,7 +341,20 @@ mod tests {
             expires_on: 1,
             not_before: 0,
             expires_in: 1,
+            assertion_wanted: false,
+            auxiliary: vec![AuxiliaryToken {
+                access_token: "very-secret".to_owned(),
+                expires_on: 1,
+                not_before: 0,
+            }],
         };
-        assert!(!format!("{response:?}").contains("very-secret"));
+        assert!(!format!("{response:?} {:?}", response.auxiliary).contains("very-secret"));
+        let request = TokenRequest {
+            resource: "r".to_owned(),
+            identity: None,
+            token_sha256_to_refresh: None,
+            assertion: Some(Assertion::new("very-secret")),
+        };
+        assert!(!format!("{request:?}").contains("very-secret"));
     }
 }

@@ -251,6 +251,8 @@ fn response(hit: Hit<Token>, resource: &Resource) -> TokenResponse {
         expires_on: hit.value.expires_on,
         not_before: hit.value.not_before,
         expires_in: hit.remaining.as_secs(),
+        assertion_wanted: false,
+        auxiliary: Vec::new(),
     }
 }
 

@@ -83,7 +83,9 @@ fn imds_error(failure: &Failure) -> ImdsError {
         NodeErrorCode::IdentityNotFound => ImdsError::IdentityNotFound,
         NodeErrorCode::NotAssigned => ImdsError::NotAssigned { detail: text, pending: *pending },
         NodeErrorCode::AmbiguousIdentity => ImdsError::Ambiguous,
-        NodeErrorCode::Refused | NodeErrorCode::BadRequest => ImdsError::Refused(text),
+        NodeErrorCode::Refused | NodeErrorCode::BadRequest | NodeErrorCode::AssertionRequired => {
+            ImdsError::Refused(text)
+        }
         NodeErrorCode::Throttled => ImdsError::Throttled(text),
         NodeErrorCode::Unauthenticated | NodeErrorCode::WrongNode | NodeErrorCode::Unavailable => {
             ImdsError::Unavailable(text)

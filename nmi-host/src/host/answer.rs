@@ -120,9 +120,10 @@ fn broker_status(code: NodeErrorCode) -> (StatusCode, &'static str) {
         NodeErrorCode::IdentityNotFound | NodeErrorCode::NotAssigned => {
             (StatusCode::NOT_FOUND, "identity_not_found")
         }
-        NodeErrorCode::Unauthenticated | NodeErrorCode::WrongNode | NodeErrorCode::Refused => {
-            (StatusCode::FORBIDDEN, "refused")
-        }
+        NodeErrorCode::Unauthenticated
+        | NodeErrorCode::WrongNode
+        | NodeErrorCode::AssertionRequired
+        | NodeErrorCode::Refused => (StatusCode::FORBIDDEN, "refused"),
         NodeErrorCode::Throttled | NodeErrorCode::Unavailable => {
             (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable")
         }

@@ -176,6 +176,8 @@ mod tests {
             expires_on: 1_795_415_462,
             not_before: 1_795_329_062,
             expires_in: 86_399,
+            assertion_wanted: false,
+            auxiliary: Vec::new(),
         }))
     }
 

@@ -53,6 +53,8 @@ impl Source for NodeSource {
         let request = node_api::TokenRequest {
             resource: key.resource.clone(),
             identity: key.identity.as_ref().map(Into::into),
+            token_sha256_to_refresh: None,
+            assertion: None,
         };
         match self.node.token(&request).await {
             Ok(token) => checked(&key, &token).map_err(Failure::classify),
@@ -152,6 +154,8 @@ mod tests {
             expires_on: 9,
             not_before: 0,
             expires_in: 9,
+            assertion_wanted: false,
+            auxiliary: Vec::new(),
         };
         assert_eq!(checked(&key, &good).unwrap().lifetime, Duration::from_secs(9));
         let other_id = ID.replace('a', "b");

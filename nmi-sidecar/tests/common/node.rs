@@ -201,6 +201,8 @@ async fn token(state: &State, request: TokenRequest) -> Response<Full<Bytes>> {
                 expires_on: 1_795_415_462,
                 not_before: 1_795_329_062,
                 expires_in,
+                assertion_wanted: false,
+                auxiliary: Vec::new(),
             };
             json(StatusCode::OK, &response)
         }
