@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use e2e::cluster::{Cluster, Config};
 use e2e::images::{self, Image};
+use e2e::paths::State;
 use e2e::progress::Progress;
 use e2e::release;
 use serde_json::{Value, json};
@@ -41,24 +42,38 @@ pub(crate) struct Azure {
 
 static ENV: OnceCell<Env> = OnceCell::const_new();
 
+/// Set to anything: the tests take the installation that is there and build nothing.
+const AS_IS: &str = "POD_IDENTITY_AS_IS";
+
 /// The installation; made by the first test that asks.
 pub(crate) async fn env() -> &'static Env {
     ENV.get_or_init(|| async {
-        let config = Config { nodes: 3, ..Config::standard(Progress::to_stderr()).unwrap() };
-        let (cache, progress) = (config.cache.clone(), config.progress.clone());
-        let cluster = Cluster::ensure(config).await.unwrap();
-        let wanted: Vec<Image> = Image::all().collect();
-        let built = images::build(&wanted, &cache, &progress).await.unwrap();
-        cluster.load(&built).await.unwrap();
+        let cluster = match std::env::var_os(AS_IS) {
+            Some(_) => {
+                let state = State::locate(None).unwrap();
+                Cluster::attach(state, Progress::to_stderr()).await.unwrap()
+            }
+            None => install().await,
+        };
         let azure = Azure::new(cluster.fake_azure());
-        // As AKS does it: the kubelet's identity is on all nodes. The controller signs in with it,
-        // wherever it runs.
-        let kubelet = json!({"host": MACHINE, "identities": [KUBELET]});
-        azure.post("hosts/attach", &kubelet).await;
-        release::install(&cluster, &built).await.unwrap();
         Env { cluster, azure }
     })
     .await
+}
+
+async fn install() -> Cluster {
+    let config = Config { nodes: 3, ..Config::standard(Progress::to_stderr()).unwrap() };
+    let (cache, progress) = (config.cache.clone(), config.progress.clone());
+    let cluster = Cluster::ensure(config).await.unwrap();
+    let wanted: Vec<Image> = Image::all().collect();
+    let built = images::build(&wanted, &cache, &progress).await.unwrap();
+    cluster.load(&built).await.unwrap();
+    // As AKS does it: the kubelet's identity is on all nodes. The controller signs in with it,
+    // wherever it runs.
+    let kubelet = json!({"host": MACHINE, "identities": [KUBELET]});
+    Azure::new(cluster.fake_azure()).post("hosts/attach", &kubelet).await;
+    release::install(&cluster, &built).await.unwrap();
+    cluster
 }
 
 impl Env {
