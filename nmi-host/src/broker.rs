@@ -16,6 +16,7 @@ use token_cache::{GetError, Hit, TokenCache};
 use tokio::time::{Instant, timeout_at};
 
 use crate::assigned::{AssignedView, of_pod};
+use crate::caller::Caller;
 use crate::crowd::Crowd;
 use crate::mint::{MintError, MintKey, Minter, Resource, Token};
 use crate::pods::{PodRef, PodView};
@@ -82,7 +83,12 @@ impl Broker {
     }
 
     /// A token of one of the pod's identities.
-    pub(crate) async fn token(&self, pod: &PodRef, ask: &Ask) -> Result<TokenResponse, NodeError> {
+    pub(crate) async fn token(
+        &self,
+        caller: &Caller,
+        ask: &Ask,
+    ) -> Result<TokenResponse, NodeError> {
+        let pod = &caller.pod;
         let view = self.identity(pod, ask).await?;
         let key = MintKey::new(&view, ask.resource.clone())?;
         let hit = self.fetch(pod, key).await?;
@@ -301,6 +307,7 @@ mod tests {
     use super::testing::{Fixture, fixture};
     use super::*;
     use crate::assigned::testing::{assigned, pod};
+    use crate::caller::testing::caller;
     use crate::testing::CLIENT;
 
     fn created() -> AssignedView {
@@ -396,12 +403,16 @@ mod tests {
         node.assign([assigned("db", Some(CLIENT)), others]);
         let of = |number: usize| Ask { resource: format!("r{number}").parse().unwrap(), ..ask() };
         for number in 0..TURNS_OF_A_POD {
-            let left = node.broker.token(&pod(), &of(number)).now_or_never();
+            let left = node.broker.token(&caller(), &of(number)).now_or_never();
             assert_eq!(left, None, "its fetch goes on");
         }
-        let refused = node.broker.token(&pod(), &of(99)).now_or_never();
+        let refused = node.broker.token(&caller(), &of(99)).now_or_never();
         assert_eq!(refused.unwrap().unwrap_err().code, NodeErrorCode::Throttled);
-        assert_eq!(node.broker.token(&other, &ask()).now_or_never(), None, "it has its turn");
+        assert_eq!(
+            node.broker.token(&Caller::of_node(other), &ask()).now_or_never(),
+            None,
+            "it has its turn"
+        );
     }
 
     #[tokio::test]

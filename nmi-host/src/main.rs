@@ -6,6 +6,7 @@ mod assigned;
 mod authn;
 mod broker;
 mod cache_metrics;
+mod caller;
 mod certificate;
 mod crowd;
 mod entra_args;

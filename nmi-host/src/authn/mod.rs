@@ -25,10 +25,10 @@ pub(crate) use review::fixtures;
 pub(crate) use review::{ReviewError, Reviewer};
 use verdicts::{Digest, Known, Verdicts};
 
+use crate::caller::Caller;
 use crate::crowd::Crowd;
 use crate::jwt;
 use crate::metrics::{HostMetrics, ReviewResult};
-use crate::pods::PodRef;
 
 /// Tells which pod calls. Clones share what they know.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ struct Inner {
     peers: Crowd<IpAddr>,
 }
 
-type Verdict = Result<PodRef, ReviewError>;
+type Verdict = Result<Caller, ReviewError>;
 type Flight = Shared<BoxFuture<'static, Verdict>>;
 
 /// Longer than any projected token; longer texts are not worth the API server's time.
@@ -76,27 +76,27 @@ impl Authenticator {
         }))
     }
 
-    /// The pod whose token a request carries that came from `peer`.
+    /// The pod, with its service account, whose token a request carries that came from `peer`.
     pub(crate) async fn caller(
         &self,
         headers: &HeaderMap,
         peer: IpAddr,
-    ) -> Result<PodRef, NodeError> {
+    ) -> Result<Caller, NodeError> {
         let token = bearer(headers).ok_or_else(|| {
             NodeError::new(
                 NodeErrorCode::Unauthenticated,
                 "send the pod's projected token as `Authorization: Bearer <token>`",
             )
         })?;
-        self.pod(token, peer).await.map_err(NodeError::from)
+        self.authenticated(token, peer).await.map_err(NodeError::from)
     }
 
-    async fn pod(&self, token: &str, peer: IpAddr) -> Verdict {
+    async fn authenticated(&self, token: &str, peer: IpAddr) -> Verdict {
         let digest = Digest::of(token);
         let known = self.0.verdicts.lock().look(&digest, Instant::now());
         let fallback = match known {
             Known::Fresh(verdict) => return verdict,
-            Known::Stale(pod) => Some(pod),
+            Known::Stale(caller) => Some(caller),
             Known::No => None,
         };
         let reviewed = match self.flight(digest, token, peer) {
@@ -106,7 +106,7 @@ impl Authenticator {
         match (reviewed, fallback) {
             // The token was good and has not expired: an API server that is away is no reason to
             // cut a pod off.
-            (Err(ReviewError::Unavailable), Some(pod)) => Ok(pod),
+            (Err(ReviewError::Unavailable), Some(caller)) => Ok(caller),
             (verdict, _) => verdict,
         }
     }
@@ -241,10 +241,10 @@ mod tests {
         let (pods, sent) = tokio::join!(callers, answer(&mut api, StatusCode::CREATED, accepted()));
         assert_eq!(sent["spec"]["audiences"], json!([AUDIENCE]));
         for pod in pods {
-            assert_eq!(pod.unwrap().name, "web-0");
+            assert_eq!(pod.unwrap().pod.name, "web-0");
         }
         // Nobody answers a second review: it would hang.
-        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().uid, "uid-1");
+        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.uid, "uid-1");
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,9 +263,9 @@ mod tests {
             authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
         );
-        assert_eq!(pod.unwrap().name, "web-0", "served from the older review");
+        assert_eq!(pod.unwrap().pod.name, "web-0", "served from the older review");
         // The next one does not even ask, for a moment.
-        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().name, "web-0");
+        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.name, "web-0");
 
         tokio::time::advance(Duration::from_secs(3600)).await;
         let (pod, _) = tokio::join!(
@@ -299,7 +299,7 @@ mod tests {
             authenticator.caller(&headers, PEER),
             answer(&mut api, StatusCode::CREATED, accepted())
         );
-        assert_eq!(pod.unwrap().name, "web-0");
+        assert_eq!(pod.unwrap().pod.name, "web-0");
     }
 
     #[tokio::test(start_paused = true)]
@@ -331,7 +331,7 @@ mod tests {
             }
         };
         let (pod, ()) = tokio::join!(authenticator.caller(&mine, other), answers);
-        assert_eq!(pod.unwrap().name, "web-0");
+        assert_eq!(pod.unwrap().pod.name, "web-0");
         authenticator.caller(&headers(&token(60)), PEER).now_or_never();
         assert_eq!(authenticator.0.flights.lock().len(), 1, "there are turns again");
     }

@@ -6,12 +6,12 @@ use k8s_openapi::api::authentication::v1::{
 use kube::Client;
 use kube::api::{Api, PostParams};
 
+use crate::caller::{Caller, ServiceAccount};
 use crate::pods::PodRef;
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// Asks the API server who a token belongs to.
 #[derive(Clone)]
@@ -44,8 +44,8 @@ impl Reviewer {
         Self { api: Api::all(client), audience, node }
     }
 
-    /// The pod that the token is bound to.
-    pub(crate) async fn review(&self, token: &str) -> Result<PodRef, ReviewError> {
+    /// The pod that the token is bound to, and its service account.
+    pub(crate) async fn review(&self, token: &str) -> Result<Caller, ReviewError> {
         let spec = TokenReviewSpec {
             audiences: Some(vec![self.audience.clone()]),
             token: Some(token.to_owned()),
@@ -72,7 +72,7 @@ fn interpret(
     status: &TokenReviewStatus,
     audience: &str,
     node: &str,
-) -> Result<PodRef, ReviewError> {
+) -> Result<Caller, ReviewError> {
     // An API server that ignores audiences answers without them, and the token would be one for
     // the API server itself.
     let for_us = status.audiences.iter().flatten().any(|granted| granted == audience);
@@ -80,19 +80,16 @@ fn interpret(
     if status.authenticated != Some(true) || !for_us {
         return Err(ReviewError::Rejected);
     }
-    let namespace = service_account_namespace(user).ok_or(ReviewError::Rejected)?;
+    let subject = user.username.as_deref().unwrap_or_default();
+    let account = ServiceAccount::from_subject(subject).ok_or(ReviewError::Rejected)?;
     let extra = |key| single(user, key).ok_or(ReviewError::Rejected);
     let (name, uid, pods_node) = (extra(POD_NAME)?, extra(POD_UID)?, extra(NODE_NAME)?);
     if pods_node != node {
         return Err(ReviewError::WrongNode);
     }
-    Ok(PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() })
-}
-
-fn service_account_namespace(user: &UserInfo) -> Option<&str> {
-    let account = user.username.as_deref()?.strip_prefix(SERVICE_ACCOUNT)?;
-    let (namespace, name) = account.split_once(':')?;
-    (!namespace.is_empty() && !name.is_empty()).then_some(namespace)
+    let namespace = account.namespace.clone();
+    let pod = PodRef { namespace, name: name.to_owned(), uid: uid.to_owned() };
+    Ok(Caller { pod, account: Some(account) })
 }
 
 fn single<'a>(user: &'a UserInfo, key: &str) -> Option<&'a str> {
@@ -136,14 +133,14 @@ mod tests {
 
     use super::*;
 
-    fn interpreted(review: &Value) -> Result<PodRef, ReviewError> {
+    fn interpreted(review: &Value) -> Result<Caller, ReviewError> {
         let status = serde_json::from_value(review["status"].clone()).unwrap();
         interpret(&status, fixtures::AUDIENCE, fixtures::NODE)
     }
 
     #[test]
     fn the_pod_is_the_one_that_the_token_is_bound_to() {
-        assert_eq!(interpreted(&fixtures::accepted()), Ok(crate::assigned::testing::pod()));
+        assert_eq!(interpreted(&fixtures::accepted()), Ok(crate::caller::testing::caller()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{ReviewError, Verdict};
-use crate::pods::PodRef;
+use crate::caller::Caller;
 
 /// The SHA-256 of a token: what is kept instead of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,14 +28,14 @@ pub(super) enum Known {
     /// Recent enough to be the answer.
     Fresh(Verdict),
     /// To be asked again; good until it expires if that fails.
-    Stale(PodRef),
+    Stale(Caller),
     /// Nothing.
     No,
 }
 
 #[derive(Debug)]
 struct Accepted {
-    pod: PodRef,
+    caller: Caller,
     fresh_until: Instant,
     usable_until: Instant,
 }
@@ -81,11 +81,11 @@ impl Verdicts {
         if let Some(accepted) = self.accepted.get(digest)
             && now < accepted.usable_until
         {
-            let pod = accepted.pod.clone();
+            let caller = accepted.caller.clone();
             return if now < accepted.fresh_until {
-                Known::Fresh(Ok(pod))
+                Known::Fresh(Ok(caller))
             } else {
-                Known::Stale(pod)
+                Known::Stale(caller)
             };
         }
         match self.refused.get(digest) {
@@ -103,12 +103,13 @@ impl Verdicts {
         now: Instant,
     ) {
         match verdict {
-            Ok(pod) => {
+            Ok(caller) => {
                 self.refused.remove(&digest);
                 // Saturating: an `exp` far in the future must not panic.
                 let usable_until = now.checked_add(life).unwrap_or(now + FRESH);
                 let fresh_until = usable_until.min(now + FRESH);
-                self.accepted.put(digest, Accepted { pod: pod.clone(), fresh_until, usable_until });
+                let caller = caller.clone();
+                self.accepted.put(digest, Accepted { caller, fresh_until, usable_until });
             }
             Err(ReviewError::Unavailable) => {
                 if let Some(accepted) = self.accepted.get(&digest) {
@@ -158,7 +159,7 @@ impl<V> Recent<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assigned::testing::pod;
+    use crate::caller::testing::caller;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -170,9 +171,9 @@ mod tests {
 
     #[test]
     fn a_good_token_is_fresh_then_stale_then_unknown() {
-        let good = Ok(pod());
+        let good = Ok(caller());
         assert_eq!(after(&good, HOUR, 299), Known::Fresh(good.clone()));
-        assert_eq!(after(&good, HOUR, 300), Known::Stale(pod()));
+        assert_eq!(after(&good, HOUR, 300), Known::Stale(caller()));
         assert_eq!(after(&good, HOUR, 3600), Known::No);
         let short = Duration::from_secs(60);
         assert_eq!(after(&good, short, 59), Known::Fresh(good.clone()));
@@ -193,19 +194,19 @@ mod tests {
     fn refusals_do_not_push_out_good_tokens_and_the_least_used_goes_first() {
         let (mut verdicts, now) = (Verdicts::default(), Instant::now());
         let digest = |kind: &str, number: usize| Digest::of(&format!("{kind}{number}"));
-        verdicts.settle(digest("good", 0), &Ok(pod()), HOUR, now);
+        verdicts.settle(digest("good", 0), &Ok(caller()), HOUR, now);
         for number in 0..2 * CAPACITY {
             verdicts.settle(digest("bad", number), &Err(ReviewError::Rejected), HOUR, now);
         }
         assert_eq!(verdicts.refused.entries.len(), CAPACITY);
-        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(pod())));
+        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(caller())));
 
         for number in 1..=CAPACITY {
             verdicts.look(&digest("good", 0), now);
-            verdicts.settle(digest("good", number), &Ok(pod()), HOUR, now);
+            verdicts.settle(digest("good", number), &Ok(caller()), HOUR, now);
         }
         assert_eq!(verdicts.accepted.entries.len(), CAPACITY);
-        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(pod())));
+        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(caller())));
         assert_eq!(verdicts.look(&digest("good", 1), now), Known::No);
     }
 }

@@ -20,6 +20,7 @@ use http::{HeaderValue, header};
 use tokio::sync::Semaphore;
 
 use crate::broker::Broker;
+use crate::caller::Caller;
 use crate::metrics::HostMetrics;
 use answer::Refusal;
 
@@ -56,7 +57,7 @@ impl HostApi {
         let _place = self.places.try_acquire().map_err(|_| Refusal::Busy)?;
         let answer = tokio::time::timeout(DEADLINE, async {
             let pod = self.broker.pod(&request.pod).await?;
-            self.broker.token(&pod, &request.ask).await
+            self.broker.token(&Caller::of_node(pod), &request.ask).await
         });
         let late = |_| {
             let text = "the token could not be had in time; try again";

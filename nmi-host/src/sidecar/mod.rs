@@ -23,9 +23,9 @@ use serde::Serialize;
 
 use crate::authn::Authenticator;
 use crate::broker::{Ask, Broker};
+use crate::caller::Caller;
 use crate::metrics::{HostMetrics, Operation};
 use crate::mint::Resource;
-use crate::pods::PodRef;
 use crate::serve::Peer;
 
 /// What the endpoint works with.
@@ -63,7 +63,7 @@ impl SidecarApi {
             .with_state(self)
     }
 
-    async fn token(&self, pod: &PodRef, body: &[u8]) -> Result<TokenResponse, NodeError> {
+    async fn token(&self, caller: &Caller, body: &[u8]) -> Result<TokenResponse, NodeError> {
         let bad = |text: String| NodeError::new(NodeErrorCode::BadRequest, text);
         let request: TokenRequest = serde_json::from_slice(body)
             .map_err(|error| bad(format!("the body is not a token request: {error}")))?;
@@ -75,7 +75,7 @@ impl SidecarApi {
             .map_err(|error| bad(format!("the identity cannot be read: {error}")))?;
         let resource: Resource =
             request.resource.parse().map_err(|error| bad(format!("{error}")))?;
-        self.broker.token(pod, &Ask { resource, selector, patience: PATIENCE }).await
+        self.broker.token(caller, &Ask { resource, selector, patience: PATIENCE }).await
     }
 
     fn answer<T: Serialize>(
@@ -100,12 +100,13 @@ async fn token(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let answer = within_deadline(async {
-        let pod = api.authenticator.caller(&headers, peer.ip()).await?;
+        let caller = api.authenticator.caller(&headers, peer.ip()).await?;
         let body = body.map_err(|_| {
             NodeError::new(NodeErrorCode::BadRequest, "the body cannot be read or is too long")
         })?;
-        let answer = api.token(&pod, &body).await;
+        let answer = api.token(&caller, &body).await;
         if let Err(error) = &answer {
+            let pod = &caller.pod;
             tracing::debug!(
                 pod.namespace,
                 pod.name,
@@ -127,9 +128,9 @@ async fn assignment(
     RawQuery(query): RawQuery,
 ) -> Response {
     let answer = async {
-        let pod = api.authenticator.caller(&headers, peer.ip()).await?;
+        let caller = api.authenticator.caller(&headers, peer.ip()).await?;
         let wait = wait(query.as_deref().unwrap_or_default())?;
-        let assignment: Assignment = api.broker.assignment(&pod, wait).await?;
+        let assignment: Assignment = api.broker.assignment(&caller.pod, wait).await?;
         Ok(assignment)
     };
     let answer = answer.await;
