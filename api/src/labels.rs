@@ -23,6 +23,10 @@ pub const BEHAVIOR_NAMESPACED: &str = "namespaced";
 /// Namespace annotation (`true`) by which an admin lets pods in that could undo the redirect.
 pub const ALLOW_UNSAFE_PODS: &str = "aadpodidentity.k8s.io/allow-unsafe-pods";
 
+/// Annotation of a pod or namespace: the resources, separated by commas, whose tokens the sidecar
+/// gets before it lets the application start.
+pub const WARM_UP: &str = "aadpodidentity.k8s.io/warm-up";
+
 /// Pod annotation written at injection: version, mode and images, as compact JSON.
 pub const STATUS: &str = "aadpodidentity.k8s.io/status";
 

@@ -15,14 +15,19 @@ pub mod host;
 pub mod labels;
 pub mod matching;
 pub mod node_api;
+pub mod resource;
 pub mod selector;
+pub mod tenant;
 
 pub use arm_id::{ArmId, IdentityId};
 pub use crd::{
     AssignedState, AzureAssignedIdentity, AzureAssignedIdentitySpec, AzureAssignedIdentityStatus,
     AzureIdentity, AzureIdentityAttachment, AzureIdentityBinding, AzureIdentityBindingSpec,
-    AzureIdentitySpec, AzurePodIdentityException, AzurePodIdentityExceptionSpec, IdentityType,
+    AzureIdentitySpec, AzurePodIdentityException, AzurePodIdentityExceptionSpec, FederatedBy,
+    IdentityType,
 };
 pub use guid::Guid;
 pub use host::Host;
+pub use resource::is_resource;
 pub use selector::IdentitySelector;
+pub use tenant::Tenant;

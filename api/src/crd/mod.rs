@@ -4,6 +4,7 @@ mod assigned;
 mod attachment;
 mod binding;
 mod exception;
+mod federated_by;
 mod identity;
 mod manifests;
 mod validation;
@@ -17,6 +18,7 @@ pub use attachment::{
 };
 pub use binding::{AzureIdentityBinding, AzureIdentityBindingSpec, AzureIdentityBindingStatus};
 pub use exception::{AzurePodIdentityException, AzurePodIdentityExceptionSpec};
+pub use federated_by::FederatedBy;
 pub use identity::{
     AzureIdentity, AzureIdentitySpec, AzureIdentityStatus, IdentityProblem, IdentityType, SecretRef,
 };

@@ -75,6 +75,10 @@ pub(super) fn add_identity_rules(spec: &mut Value) {
         "(has(self.adEndpoint) ? self.adEndpoint : (has(self.ADEndpoint) ? self.ADEndpoint : {}))",
         "(has(self.AdEndpoint) ? self.AdEndpoint : '')"
     );
+    let auxiliary = format!(
+        "(has(self.auxiliaryTenantIDs) ? self.auxiliaryTenantIDs : {})",
+        "(has(self.AuxiliaryTenantIDs) ? self.AuxiliaryTenantIDs : [])"
+    );
     let secret = "((has(self.clientPassword) && has(self.clientPassword.name) && self.clientPassword.name != '') || (has(self.ClientPassword) && has(self.ClientPassword.name) && self.ClientPassword.name != ''))";
     let rules = vec![
         json!({
@@ -86,8 +90,28 @@ pub(super) fn add_identity_rules(spec: &mut Value) {
             "message": "clientID must be a GUID, as `az identity show --query clientId` prints it",
         }),
         json!({
-            "rule": format!("!has(self.type) || self.type == 0 || ({client_id} != '' && {tenant_id}.matches('{TENANT}') && {secret})"),
+            "rule": format!("!has(self.type) || !(self.type in [1, 2]) || ({client_id} != '' && {tenant_id}.matches('{TENANT}') && {secret})"),
             "message": "types 1 and 2 need clientID, tenantID and clientPassword.name",
+        }),
+        json!({
+            "rule": format!("!has(self.type) || self.type != 3 || ({client_id} != '' && {tenant_id}.matches('{TENANT}') && has(self.federatedBy))"),
+            "message": "type 3 needs clientID, tenantID and federatedBy (Pod or NodeAgent)",
+        }),
+        json!({
+            "rule": format!("!has(self.type) || self.type != 3 || !{secret}"),
+            "message": "type 3 has no credential: remove clientPassword",
+        }),
+        json!({
+            "rule": format!("!has(self.type) || self.type != 3 || {resource_id} == '' || {resource_id}.matches('{ARM_ID}')"),
+            "message": "resourceID of type 3 must be the ARM id of a managed identity, as `az identity show --query id` prints it, or be left out",
+        }),
+        json!({
+            "rule": "!has(self.federatedBy) || (has(self.type) && self.type == 3)",
+            "message": "federatedBy is for type 3 only",
+        }),
+        json!({
+            "rule": format!("size({auxiliary}) == 0 || (has(self.type) && self.type == 1)"),
+            "message": "auxiliaryTenantIDs are for type 1 only",
         }),
         json!({
             "rule": format!("{endpoint} == '' || {endpoint}.startsWith('https://')"),

@@ -55,7 +55,7 @@ impl MintKey {
             IdentityType::UserAssigned => imds(view),
             IdentityType::ServicePrincipal => entra(view, Proof::Secret),
             IdentityType::ServicePrincipalCertificate => entra(view, Proof::Certificate),
-            IdentityType::Unknown(_) => None,
+            IdentityType::Federated | IdentityType::Unknown(_) => None,
         };
         let issuer = issuer.ok_or_else(|| {
             refused(format!(
