@@ -1,9 +1,8 @@
 //! Whose service-account token stands in for the credential of a federated identity.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Whose token Entra is shown for an identity of type 3. A word from elsewhere is kept, so that one
@@ -53,14 +52,10 @@ impl From<FederatedBy> for String {
     }
 }
 
-impl JsonSchema for FederatedBy {
-    fn schema_name() -> Cow<'static, str> {
-        "FederatedBy".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "enum": ["Pod", "NodeAgent"]})
-    }
+/// The words that new objects may hold. Not the schema of an `Option`, which the API server would
+/// take to be the words and a text "null".
+pub(super) fn words(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Pod", "NodeAgent"]})
 }
 
 #[cfg(test)]

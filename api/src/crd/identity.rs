@@ -41,6 +41,7 @@ pub struct AzureIdentitySpec {
     /// credential for every service account. NodeAgent: the node agent's, with one federated
     /// credential for the cluster.
     #[serde(rename = "federatedBy", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::federated_by::words")]
     pub federated_by: Option<FederatedBy>,
 
     /// Type 0: the ARM id of the managed identity, as `az identity show --query id` prints it.
