@@ -1,9 +1,9 @@
 //! What an injected pod's author should know although nothing speaks against injection.
 
-use api::labels::{ALLOW_UNSAFE_PODS, INJECT, STATUS};
+use api::labels::{ALLOW_UNSAFE_PODS, INJECT, STATUS, WARM_UP};
 
 use crate::namespace_view::NamespaceView;
-use crate::ours::{INIT_REDIRECT, is_ours};
+use crate::ours::{INIT_REDIRECT, MODE_KEY, is_ours};
 use crate::overrides::{PREFIX, is_override};
 use crate::pod::{ContainerView, PodView};
 use crate::warnings::Warnings;
@@ -23,6 +23,9 @@ const EXEMPTIONS: [&str; 4] = ["169.254.169.254", "169.254.169.254/32", "169.254
 
 const WORKLOAD_IDENTITY: &str = "azure.workload.identity/use";
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+
+/// Annotations of a pod that mean something, besides the overrides of settings.
+const KNOWN: [&str; 4] = [INJECT, STATUS, WARM_UP, MODE_KEY];
 
 /// Containers of other injectors that may come first: they do not run the author's code.
 const INFRASTRUCTURE: [&str; 9] = [
@@ -77,7 +80,7 @@ fn unknown_annotations(pod: PodView<'_>, warnings: &mut Warnings) {
         let Some(name) = key.strip_prefix(PREFIX) else { continue };
         if key == ALLOW_UNSAFE_PODS {
             warnings.push(format!("annotation {key} ignored: it only counts on a namespace"));
-        } else if key != INJECT && key != STATUS && name != "intercept-mode" && !is_override(name) {
+        } else if !KNOWN.contains(&key) && !is_override(name) {
             warnings.push(format!("annotation {key} ignored: there is no such setting"));
         }
     }
@@ -155,6 +158,8 @@ mod tests {
             "aadpodidentity.k8s.io/sidecar-cpu-limits": "1",
             "aadpodidentity.k8s.io/allow-unsafe-pods": "true",
             "aadpodidentity.k8s.io/log-level": "debug",
+            "aadpodidentity.k8s.io/warm-up": "https://vault.azure.net",
+            "aadpodidentity.k8s.io/intercept-mode": "iptables",
             "aadpodidentity.k8s.io/inject": "true",
             "example.org/anything": "x"
         }}});

@@ -9,6 +9,7 @@ use runtime::LogArgs;
 use crate::config::ImagePullPolicy;
 use crate::gate::GateTimeout;
 use crate::overrides::LogLevel;
+use crate::warm_up::WarmUp;
 
 /// Injects the redirect of the metadata address and the identity sidecar into pods.
 #[derive(Clone, Debug, Parser)]
@@ -83,6 +84,20 @@ pub struct InjectedArgs {
     /// all) to 300s
     #[arg(long, env = "GATE_TIMEOUT", default_value_t = GateTimeout::default())]
     pub gate_timeout: GateTimeout,
+
+    /// Resources, separated by commas, whose tokens nmi-sidecar gets before it lets the application
+    /// start
+    #[arg(long, env = "WARM_UP", default_value_t = WarmUp::default())]
+    pub warm_up: WarmUp,
+
+    /// Whether nmi-sidecar gets a service account token of its pod for Entra, which identities of
+    /// type 3 that are federated by the pod need (true or false)
+    #[arg(long, env = "FEDERATED_TOKEN", default_value_t = true, action = ArgAction::Set)]
+    pub federated_token: bool,
+
+    /// The audience of that token
+    #[arg(long, env = "FEDERATION_AUDIENCE", default_value = "api://AzureADTokenExchange")]
+    pub federation_audience: String,
 
     /// Whether pods that could undo the redirect are let in (true or false); the namespace
     /// annotation aadpodidentity.k8s.io/allow-unsafe-pods goes before it

@@ -39,6 +39,8 @@ pub struct InjectorConfig {
     pub nmi_server_name: String,
     /// The chart's layer of what namespaces and pods may override.
     pub settings: Settings,
+    /// The audience of the pod's token for Entra, if its sidecar gets one.
+    pub federation_audience: Option<String>,
     /// Whether pods that could undo the redirect are let in.
     pub allow_unsafe_pods: bool,
     /// Whether init-redirect gets what iptables-legacy needs.
@@ -133,6 +135,7 @@ fn injector(args: InjectedArgs, namespace: &str) -> Result<InjectorConfig, Confi
     if resources.memory_request > resources.memory_limit {
         return Err(ConfigError::RequestAboveLimit("memory"));
     }
+    let audience = name("federation-audience", args.federation_audience)?;
     Ok(InjectorConfig {
         sidecar_image: name("sidecar-image", args.sidecar_image)?,
         init_image: name("init-image", args.init_image)?,
@@ -142,7 +145,9 @@ fn injector(args: InjectedArgs, namespace: &str) -> Result<InjectorConfig, Confi
             resources,
             log_level: args.sidecar_log_level,
             gate_timeout: args.gate_timeout,
+            warm_up: args.warm_up,
         },
+        federation_audience: args.federated_token.then_some(audience),
         allow_unsafe_pods: args.allow_unsafe_pods,
         init_net_raw: args.init_net_raw,
         version: env!("CARGO_PKG_VERSION"),
@@ -197,6 +202,9 @@ mod tests {
             ("--gate-timeout=301s", "--gate-timeout"),
             ("--sidecar-log-level=trace", "--sidecar-log-level"),
             ("--allow-unsafe-pods=yes", "--allow-unsafe-pods"),
+            ("--federated-token=yes", "--federated-token"),
+            ("--federation-audience=", "--federation-audience"),
+            ("--warm-up=a b", "--warm-up"),
             ("--image-pull-policy=always", "--image-pull-policy"),
             ("--drain-delay=2m", "--drain-delay"),
         ] {

@@ -24,6 +24,8 @@ const NMI_MOUNT: &str = "/var/run/secrets/aadpodidentity.k8s.io";
 /// Where the API server's ServiceAccount admission mounts a token into every container that has
 /// nothing mounted there yet; it runs again after this webhook.
 const API_TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The file of the pod's token for Entra.
+const FEDERATED_TOKEN: &str = "federated-token";
 const TOKEN_SECONDS: i64 = 3600;
 const SIDECAR_UID: i64 = 65532;
 /// What start-up may take on a busy node, on top of the gate.
@@ -65,16 +67,7 @@ pub(crate) fn init_redirect(config: &InjectorConfig, plan: &Plan) -> Container {
 pub(crate) fn nmi_sidecar(config: &InjectorConfig, plan: &Plan) -> Container {
     let gate = plan.settings.gate_timeout;
     Container {
-        args: Some(vec![
-            LISTEN_ARG.to_owned(),
-            format!("--admin=0.0.0.0:{ADMIN_PORT}"),
-            format!("--node=$(NODE_IP):{IMDS_PORT}"),
-            format!("--server-name={}", config.nmi_server_name),
-            format!("--token-file={NMI_MOUNT}/token"),
-            format!("--ca-file={NMI_MOUNT}/ca.crt"),
-            format!("--gate-timeout={gate}"),
-            format!("--log-level={}", plan.settings.log_level),
-        ]),
+        args: Some(sidecar_arguments(config, plan)),
         env: Some(vec![
             field("NODE_IP", "status.hostIP"),
             field("POD_NAME", "metadata.name"),
@@ -115,17 +108,29 @@ pub(crate) fn nmi_sidecar(config: &InjectorConfig, plan: &Plan) -> Container {
     }
 }
 
-/// The sidecar's own token and the CA of nmi-host. The default mode is kept: the files belong to
+fn sidecar_arguments(config: &InjectorConfig, plan: &Plan) -> Vec<String> {
+    let mut arguments = vec![
+        LISTEN_ARG.to_owned(),
+        format!("--admin=0.0.0.0:{ADMIN_PORT}"),
+        format!("--node=$(NODE_IP):{IMDS_PORT}"),
+        format!("--server-name={}", config.nmi_server_name),
+        format!("--token-file={NMI_MOUNT}/token"),
+        format!("--ca-file={NMI_MOUNT}/ca.crt"),
+        format!("--gate-timeout={}", plan.settings.gate_timeout),
+        format!("--log-level={}", plan.settings.log_level),
+    ];
+    if config.federation_audience.is_some() {
+        arguments.push(format!("--federated-token-file={NMI_MOUNT}/{FEDERATED_TOKEN}"));
+    }
+    // The kubelet would put variables in: two dollar signs are one that it leaves alone.
+    let escaped = plan.settings.warm_up.resources().map(|resource| resource.replace('$', "$$"));
+    arguments.extend(escaped.map(|resource| format!("--warm-up={resource}")));
+    arguments
+}
+
+/// The sidecar's own tokens, for nmi-host and for Entra, and the CA of nmi-host. The default mode is kept: the files belong to
 /// root, and a pod without fsGroup has no group that the sidecar's user would be in.
-pub(crate) fn nmi_volume() -> Volume {
-    let token = VolumeProjection {
-        service_account_token: Some(ServiceAccountTokenProjection {
-            audience: Some(NMI_AUDIENCE.to_owned()),
-            expiration_seconds: Some(TOKEN_SECONDS),
-            path: "token".to_owned(),
-        }),
-        ..VolumeProjection::default()
-    };
+pub(crate) fn nmi_volume(config: &InjectorConfig) -> Volume {
     let authority = VolumeProjection {
         config_map: Some(ConfigMapProjection {
             name: CA_CONFIG_MAP.to_owned(),
@@ -138,13 +143,25 @@ pub(crate) fn nmi_volume() -> Volume {
         }),
         ..VolumeProjection::default()
     };
+    let mut sources = vec![service_account_token(NMI_AUDIENCE, "token"), authority];
+    if let Some(audience) = &config.federation_audience {
+        sources.push(service_account_token(audience, FEDERATED_TOKEN));
+    }
     Volume {
         name: NMI_VOLUME.to_owned(),
-        projected: Some(ProjectedVolumeSource {
-            sources: Some(vec![token, authority]),
-            default_mode: None,
-        }),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: None }),
         ..Volume::default()
+    }
+}
+
+fn service_account_token(audience: &str, path: &str) -> VolumeProjection {
+    VolumeProjection {
+        service_account_token: Some(ServiceAccountTokenProjection {
+            audience: Some(audience.to_owned()),
+            expiration_seconds: Some(TOKEN_SECONDS),
+            path: path.to_owned(),
+        }),
+        ..VolumeProjection::default()
     }
 }
 

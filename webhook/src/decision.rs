@@ -1,19 +1,19 @@
 //! Whether a pod is injected, and how. Pure: takes values, returns a value.
 
-use api::labels::{BINDING, INJECT, strict_bool};
+use api::labels::{BINDING, INJECT, WARM_UP, strict_bool};
 use serde_json::Value;
 
 use crate::advice::advise;
 use crate::config::InjectorConfig;
 use crate::hazards::{DenyReason, hazards};
 use crate::namespace_view::{NamespaceView, OptIn};
-use crate::ours::MODE;
+use crate::ours::{MODE, MODE_KEY};
 use crate::overrides::Settings;
 use crate::pod::PodView;
+use crate::warm_up::WarmUp;
 use crate::warnings::Warnings;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
-const MODE_KEY: &str = "aadpodidentity.k8s.io/intercept-mode";
 
 /// A decision, and what the author of the pod should read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It gets the redirect and the sidecar.
-    Inject(Plan),
+    Inject(Box<Plan>),
     /// It is let in as it is, for at least one reason.
     Skip(Vec<SkipReason>),
     /// It is refused, for at least one reason.
@@ -175,10 +175,15 @@ fn examine(
             .filter(|mode| *mode != MODE)
             .map(|mode| DenyReason::InterceptMode(mode.to_owned())),
     );
+    let mut settings = config.settings.clone();
+    match warm_up(pod, namespace) {
+        Ok(None) => {}
+        Ok(Some(warm_up)) => settings.warm_up = warm_up,
+        Err(reason) => reasons.push(reason),
+    }
     if !reasons.is_empty() {
         return Decision::Deny(reasons);
     }
-    let mut settings = config.settings.clone();
     settings.apply("namespace", |key| namespace.annotation(key), warnings);
     settings.apply("pod", |key| pod.annotation(key), warnings);
     settings.raise_limits(warnings);
@@ -187,7 +192,18 @@ fn examine(
     // Where the pod has no profile ours must have none either: any makes the kubelet refuse the
     // pod on a node without AppArmor.
     let resets_app_armor = profile.is_some_and(|profile| profile != "Unconfined");
-    Decision::Inject(Plan { settings, resets_app_armor })
+    Decision::Inject(Box::new(Plan { settings, resets_app_armor }))
+}
+
+/// The tokens to get beforehand, as the pod or else its namespace names them. What cannot be read
+/// is refused: an author who counts on them would find out only when there is an outage.
+fn warm_up(pod: PodView<'_>, namespace: &NamespaceView) -> Result<Option<WarmUp>, DenyReason> {
+    let (whose, text) = match (pod.annotation(WARM_UP), namespace.annotation(WARM_UP)) {
+        (Some(text), _) => ("pod", text),
+        (None, Some(text)) => ("namespace", text),
+        (None, None) => return Ok(None),
+    };
+    text.parse().map(Some).map_err(|error| DenyReason::WarmUp { whose, error })
 }
 
 /// What makes a redirect in the pod impossible.

@@ -7,6 +7,7 @@ use crate::ours::{
     is_our_volume, is_ours,
 };
 use crate::pod::{ContainerView, PodView};
+use crate::warm_up::NotAWarmUp;
 
 /// Capabilities with which a process can change the redirect, or get to where it can.
 const UNSAFE_CAPABILITIES: [&str; 3] = ["ALL", "NET_ADMIN", "SYS_ADMIN"];
@@ -22,6 +23,14 @@ pub enum DenyReason {
         "annotation aadpodidentity.k8s.io/intercept-mode is {0:?}, and only \"iptables\" exists"
     )]
     InterceptMode(String),
+    /// The annotation that names the tokens to get beforehand is not a list of resources.
+    #[error("annotation aadpodidentity.k8s.io/warm-up of the {whose}: {error}")]
+    WarmUp {
+        /// Pod or namespace.
+        whose: &'static str,
+        /// What is wrong with it.
+        error: NotAWarmUp,
+    },
     /// A container could undo the redirect.
     #[error("container {container:?} has {power} and could undo the redirect")]
     UnsafeContainer {
@@ -65,6 +74,7 @@ impl DenyReason {
         match self {
             Self::InvalidInject(_) => "invalid_inject_annotation",
             Self::InterceptMode(_) => "unknown_intercept_mode",
+            Self::WarmUp { .. } => "invalid_warm_up",
             Self::UnsafeContainer { .. } | Self::SharedProcesses => "unsafe_pod",
             Self::PortTaken { .. } => "port_taken",
             Self::ContainerNameTaken(_) | Self::VolumeNameTaken(_) => "name_taken",
@@ -81,6 +91,10 @@ impl DenyReason {
         match self {
             Self::InvalidInject(_) => "correct the annotation",
             Self::InterceptMode(_) => "remove the annotation",
+            Self::WarmUp { .. } => {
+                "name at most 8 resources in it, separated by commas, such as \
+                 https://vault.azure.net, or remove it"
+            }
             Self::UnsafeContainer { .. } | Self::SharedProcesses => {
                 "remove it, opt the pod out with annotation aadpodidentity.k8s.io/inject: \
                  \"false\", or have an admin annotate the namespace with \

@@ -43,7 +43,7 @@ pub fn patch(pod: &Value, plan: &Plan, config: &InjectorConfig) -> Result<Patch,
         let container = serde_json::to_value(nmi_sidecar(config, plan))?;
         builder.insert(&INIT_CONTAINERS, index, container)?;
     }
-    for (name, volume) in [(NMI_VOLUME, nmi_volume()), (EMPTY_VOLUME, empty_volume())] {
+    for (name, volume) in [(NMI_VOLUME, nmi_volume(config)), (EMPTY_VOLUME, empty_volume())] {
         if !view.volumes().any(|present| present["name"].as_str() == Some(name)) {
             builder.append(&["spec", "volumes"], serde_json::to_value(volume)?)?;
         }

@@ -27,6 +27,7 @@ mod router;
 mod run;
 mod serve;
 mod trust;
+mod warm_up;
 mod warnings;
 
 pub use args::Args;
@@ -46,4 +47,5 @@ pub use review::{Answer, Review, ReviewError};
 pub use router::router;
 pub use run::run;
 pub use serve::{Drain, serve};
+pub use warm_up::{NotAWarmUp, WarmUp};
 pub use warnings::Warnings;

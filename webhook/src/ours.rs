@@ -16,6 +16,8 @@ pub(crate) const NMI_VOLUME: &str = "aadpodidentity-nmi";
 pub(crate) const EMPTY_VOLUME: &str = "aadpodidentity-empty";
 /// How the metadata address is intercepted; there is only this way.
 pub(crate) const MODE: &str = "iptables";
+/// The annotation that names the way.
+pub(crate) const MODE_KEY: &str = "aadpodidentity.k8s.io/intercept-mode";
 /// Where applications expect the metadata service.
 pub(crate) const METADATA_ARG: &str = "--metadata-address=169.254.169.254:80";
 /// Where the sidecar answers instead.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::gate::GateTimeout;
 use crate::quantity::Quantity;
+use crate::warm_up::WarmUp;
 use crate::warnings::Warnings;
 
 /// What begins every annotation of ours.
@@ -20,6 +21,8 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// How long nmi-sidecar holds the application back.
     pub gate_timeout: GateTimeout,
+    /// The tokens that it gets before.
+    pub warm_up: WarmUp,
 }
 
 /// Requests and limits of a container.
@@ -157,6 +160,7 @@ mod tests {
             },
             log_level: LogLevel::Info,
             gate_timeout: GateTimeout::default(),
+            warm_up: WarmUp::default(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Which pods are injected, left alone, refused.
 
 use serde_json::{Value, json};
-use webhook::{Decision, DenyReason, InjectorConfig, NamespaceView, SkipReason, decide};
+use webhook::{Decision, DenyReason, InjectorConfig, NamespaceView, Settings, SkipReason, decide};
 
 use crate::fixtures::{INJECT, config, decided, injected, namespace, pod, pod_with};
 
 const ALLOW: &str = "aadpodidentity.k8s.io/allow-unsafe-pods";
+const WARM_UP: &str = "aadpodidentity.k8s.io/warm-up";
 const MODE: &str = "aadpodidentity.k8s.io/intercept-mode";
 
 fn outcome(decision: &Decision) -> String {
@@ -242,6 +243,44 @@ fn the_mode_that_exists_may_be_named() {
     let namespace = namespace(&[], &[(MODE, "nft")]);
     let verdict = decide(&pod, &namespace, &config());
     assert_eq!(outcome(&verdict.decision), "deny unknown_intercept_mode");
+}
+
+#[test]
+fn the_warm_up_is_the_pod_s_or_else_the_namespace_s_or_else_the_chart_s() {
+    let chart = InjectorConfig {
+        settings: Settings { warm_up: "chart".parse().unwrap(), ..config().settings },
+        ..config()
+    };
+    for (of_pod, of_namespace, expected) in [
+        (None, None, "chart"),
+        (None, Some("ns1,ns2"), "ns1,ns2"),
+        (Some("pod"), Some("ns1,ns2"), "pod"),
+        (Some("pod"), Some("not read"), "pod"),
+        (Some(""), Some("ns1"), ""),
+        (None, Some(""), ""),
+    ] {
+        let annotations: Vec<_> = of_namespace.map(|text| (WARM_UP, text)).into_iter().collect();
+        let pod = pod_with(|pod| {
+            if let Some(text) = of_pod {
+                pod["metadata"]["annotations"] = json!({WARM_UP: text});
+            }
+        });
+        let verdict = decide(&pod, &namespace(&[], &annotations), &chart);
+        let Decision::Inject(plan) = &verdict.decision else { panic!("{verdict:?}") };
+        assert_eq!(plan.settings.warm_up.to_string(), expected, "{of_pod:?} {of_namespace:?}");
+        assert!(verdict.warnings.as_slice().is_empty(), "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_warm_up_that_cannot_be_is_refused_and_not_skipped() {
+    for text in ["https://a b", "a,", "1,2,3,4,5,6,7,8,9"] {
+        let pod = pod_with(|pod| pod["metadata"]["annotations"] = json!({WARM_UP: text}));
+        assert_eq!(outcome(&decided(&pod).decision), "deny invalid_warm_up", "{text}");
+        let verdict = decide(&self::pod(), &namespace(&[], &[(WARM_UP, text)]), &config());
+        let Decision::Deny(reasons) = &verdict.decision else { panic!("{verdict:?}") };
+        assert!(reasons[0].to_string().contains("of the namespace"), "{reasons:?}");
+    }
 }
 
 #[test]

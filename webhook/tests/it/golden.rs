@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use webhook::{Decision, NamespaceView, Plan, decide, patch};
+use webhook::{Decision, InjectorConfig, NamespaceView, Plan, decide, patch};
 
 use crate::fixtures::{config, injected, namespace, pod};
 
@@ -28,7 +28,7 @@ fn namespace_of(case: &str) -> NamespaceView {
 
 fn plan(pod: &Value, namespace: &NamespaceView) -> Plan {
     match decide(pod, namespace, &config()).decision {
-        Decision::Inject(plan) => plan,
+        Decision::Inject(plan) => *plan,
         other => panic!("not injected: {other:?}"),
     }
 }
@@ -128,8 +128,39 @@ fn the_gate_decides_how_long_start_up_may_take() {
 }
 
 #[test]
+fn the_pod_s_token_for_entra_is_there_only_if_the_chart_says_so() {
+    let file = "--federated-token-file=/var/run/secrets/aadpodidentity.k8s.io/federated-token";
+    for (audience, expected) in [(Some("api://other"), json!("api://other")), (None, Value::Null)] {
+        let config =
+            InjectorConfig { federation_audience: audience.map(str::to_owned), ..config() };
+        let plan = plan(&pod(), &namespace(&[], &[]));
+        let mut after = pod();
+        json_patch::patch(&mut after, &patch(&pod(), &plan, &config).unwrap()).unwrap();
+        let source = &after["spec"]["volumes"][0]["projected"]["sources"][2];
+        assert_eq!(source["serviceAccountToken"]["audience"], expected);
+        let arguments = after["spec"]["initContainers"][1]["args"].as_array().unwrap();
+        assert_eq!(arguments.contains(&json!(file)), audience.is_some(), "{arguments:?}");
+        let again = patch(&after, &plan, &config).unwrap();
+        assert!(again.is_empty(), "{again:?}");
+    }
+}
+
+#[test]
+fn a_resource_to_warm_up_is_passed_on_as_it_was_written() {
+    let mut pod = pod();
+    pod["metadata"]["annotations"] =
+        json!({"aadpodidentity.k8s.io/warm-up": "https://vault.azure.net, $(POD_NAME)"});
+    let after = injected(&pod);
+    let arguments = &after["spec"]["initContainers"][1]["args"].as_array().unwrap()[9..];
+    assert_eq!(
+        arguments,
+        [json!("--warm-up=https://vault.azure.net"), json!("--warm-up=$$(POD_NAME)")]
+    );
+}
+
+#[test]
 fn iptables_legacy_gets_what_it_needs_only_if_asked_for() {
-    let legacy = webhook::InjectorConfig { init_net_raw: true, ..config() };
+    let legacy = InjectorConfig { init_net_raw: true, ..config() };
     let plan = plan(&pod(), &namespace(&[], &[]));
     let mut after = pod();
     json_patch::patch(&mut after, &patch(&pod(), &plan, &legacy).unwrap()).unwrap();

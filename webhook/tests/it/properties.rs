@@ -168,7 +168,7 @@ proptest! {
     fn injection_only_adds_and_a_second_run_changes_nothing((pod, config) in an_injected_pod()) {
         let namespace = namespace(&[], &[]);
         let plan = |pod: &Value| match decide(pod, &namespace, &config).decision {
-            Decision::Inject(plan) => Ok(plan),
+            Decision::Inject(plan) => Ok(*plan),
             other => Err(TestCaseError::fail(format!("not injected: {other:?}"))),
         };
         let first = patch(&pod, &plan(&pod)?, &config).unwrap();
