@@ -1,4 +1,4 @@
-//! The cache: answers from what it holds, starts and joins flights, settles their outcomes.
+//! The cache: answers from what it holds, or with what a flight brings.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,12 +7,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::flight::{Flight, Landing, Outcome, Waiting};
-use crate::freshness::Jitter;
+use crate::budget::Budget;
+use crate::flight::{Flight, Waiting};
 use crate::kept::{Kept, Step};
-use crate::policy::{Policy, failure_life, retry_after};
+use crate::policy::Policy;
+use crate::request::Request;
 use crate::shelf::{Content, Held, Shelf};
-use crate::source::{FetchError, Source};
+use crate::source::{Call, FetchError, Source};
 use crate::stats::{Counters, Stats};
 
 /// How often [`TokenCache::keep_fresh`] looks around.
@@ -44,16 +45,17 @@ pub enum GetError<E> {
     Lost,
 }
 
-struct Inner<S: Source> {
-    source: S,
-    policy: Policy,
-    counters: Counters,
-    state: Mutex<State<S>>,
+pub(crate) struct Inner<S: Source> {
+    pub(crate) source: S,
+    pub(crate) policy: Policy,
+    pub(crate) counters: Counters,
+    pub(crate) retries: Budget,
+    pub(crate) state: Mutex<State<S>>,
 }
 
-struct State<S: Source> {
-    shelf: Shelf<S::Key, S::Value, S::Error>,
-    flights: HashMap<S::Key, Flight<S::Value, S::Error>>,
+pub(crate) struct State<S: Source> {
+    pub(crate) shelf: Shelf<S::Key, S::Value, S::Error>,
+    pub(crate) flights: HashMap<S::Key, Flight<S::Value, S::Error>>,
 }
 
 /// What a look at the cache found.
@@ -74,21 +76,37 @@ impl<S: Source> TokenCache<S> {
     /// An empty cache.
     pub fn new(source: S, policy: Policy) -> Self {
         let shelf = Shelf::new(policy.capacity);
+        let retries = Budget::new(policy.retry_burst, policy.retry_every);
         let state = Mutex::new(State { shelf, flights: HashMap::new() });
-        Self(Arc::new(Inner { source, policy, counters: Counters::default(), state }))
+        Self(Arc::new(Inner { source, policy, counters: Counters::default(), retries, state }))
     }
 
     /// The token of `key`: a cached one as long as the policy allows, else one from the source.
     ///
     /// May be dropped at any time: the fetch that it started goes on for the others.
     pub async fn get(&self, key: &S::Key) -> Result<Hit<S::Value>, GetError<S::Error>> {
-        match self.0.look(key) {
-            Look::Done(result) => result,
-            Look::Wait(waiting, None) => Inner::<S>::await_landing(waiting).await,
-            Look::Wait(waiting, Some(fallback)) => {
-                self.0.await_or_fall_back(key, waiting, fallback).await
-            }
+        self.get_with(key, &Request::default()).await
+    }
+
+    /// The same for a request that says more.
+    pub async fn get_with(
+        &self,
+        key: &S::Key,
+        request: &Request<'_, S::Value>,
+    ) -> Result<Hit<S::Value>, GetError<S::Error>> {
+        let answer = self.0.answer(key, request).await;
+        match answer {
+            // What the request waited for had begun before, or the cache was empty: now that the
+            // rejected token is known, another can be asked for.
+            Ok(hit) if request.rejects(&hit.value) => self.0.answer(key, request).await,
+            answer => answer,
         }
+    }
+
+    /// The token of `key` if it can be had without waiting for anything; it then counts as asked
+    /// for, and is replaced behind the answer if that is due.
+    pub fn get_now(&self, key: &S::Key) -> Option<Hit<S::Value>> {
+        self.0.at_once(key)
     }
 
     /// Replaces aging tokens that were asked for since they came, although nobody asks right now:
@@ -104,18 +122,21 @@ impl<S: Source> TokenCache<S> {
     pub fn stats(&self) -> Stats {
         let now = Instant::now();
         let (counters, state) = (&self.0.counters, self.0.state.lock());
-        let tokens = state.shelf.iter().filter_map(|(_, slot)| match &slot.content {
-            Content::Token(kept) => Some(kept.remaining(now)),
-            Content::Failure(..) => None,
-        });
-        Stats {
+        let mut stats = Stats {
             hits: counters.hits.get(),
             misses: counters.misses.get(),
             refreshes: counters.refreshes.get(),
             failures: counters.failures.get(),
-            soonest_expiry: tokens.filter(|left| !left.is_zero()).min(),
+            retries: counters.retries.get(),
             size: state.shelf.len(),
+            ..Stats::default()
+        };
+        for (_, slot) in state.shelf.iter() {
+            if let Content::Token(kept) = &slot.content {
+                stats.count(kept.freshness(now), kept.remaining(now));
+            }
         }
+        stats
     }
 
     /// The source.
@@ -136,37 +157,78 @@ impl<S: Source> std::fmt::Debug for TokenCache<S> {
     }
 }
 
-// === impl Inner: requests ===
+// === impl Inner ===
 
 impl<S: Source> Inner<S> {
-    fn look(self: &Arc<Self>, key: &S::Key) -> Look<S> {
+    fn at_once(self: &Arc<Self>, key: &S::Key) -> Option<Hit<S::Value>> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let held = state.shelf.touch(key).and_then(|slot| slot.held(&self.policy, now));
-        let fallback = match held {
-            Some(Held::Failure(error)) => {
-                self.counters.misses.add_one();
-                return Look::Done(Err(GetError::Source(error)));
-            }
-            Some(Held::Token(kept, Step::AskFirst(patience))) => Some(Fallback { kept, patience }),
-            Some(Held::Token(kept, step)) => match Hit::of(&kept, now) {
-                Some(hit) => {
-                    self.counters.hits.add_one();
-                    if step == Step::AnswerAndRefresh {
-                        self.flight(&mut state, key, true);
-                    }
-                    return Look::Done(Ok(hit));
-                }
-                None => None,
-            },
-            None => None,
+        let held = state.shelf.touch(key)?.held(&self.policy, now)?;
+        let Held::Token(kept, step @ (Step::Answer | Step::AnswerAndRefresh)) = held else {
+            return None;
         };
-        let count = if fallback.is_some() { &self.counters.hits } else { &self.counters.misses };
-        count.add_one();
-        match self.flight(&mut state, key, true).board() {
+        let hit = Hit::of(kept, now)?;
+        self.counters.hits.add_one();
+        if step == Step::AnswerAndRefresh {
+            self.flight(&mut state, key, true, Call::default());
+        }
+        Some(hit)
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        key: &S::Key,
+        request: &Request<'_, S::Value>,
+    ) -> Result<Hit<S::Value>, GetError<S::Error>> {
+        match self.look(key, request) {
+            Look::Done(result) => result,
+            Look::Wait(waiting, None) => Self::await_landing(waiting).await,
+            Look::Wait(waiting, Some(fallback)) => {
+                self.await_or_fall_back(key, waiting, fallback).await
+            }
+        }
+    }
+
+    fn look(self: &Arc<Self>, key: &S::Key, request: &Request<'_, S::Value>) -> Look<S> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let in_the_air = state.flights.contains_key(key);
+        let mut call = Call { trace: request.trace(), rejected: None };
+        let mut fallback = None;
+        if let Some(slot) = state.shelf.touch(key) {
+            match slot.held(&self.policy, now) {
+                Some(Held::Failure(error)) => {
+                    self.counters.misses.add_one();
+                    return Look::Done(Err(GetError::Source(error)));
+                }
+                Some(Held::Token(kept, _)) if !kept.is_alive(now) => {}
+                Some(Held::Token(kept, step)) => {
+                    self.counters.hits.add_one();
+                    let rejected = request.rejects(&kept.value)
+                        && (in_the_air || slot.reject(&self.policy, now));
+                    let patience = match step {
+                        _ if rejected => self.policy.critical_wait,
+                        Step::AskFirst(patience) => patience,
+                        Step::Answer | Step::AnswerAndRefresh | Step::Fetch => {
+                            if step == Step::AnswerAndRefresh {
+                                self.flight(&mut state, key, true, call);
+                            }
+                            return Look::Done(Hit::of(kept, now).ok_or(GetError::Lost));
+                        }
+                    };
+                    call.rejected = rejected.then(|| kept.value.clone());
+                    fallback = Some(Fallback { kept, patience });
+                }
+                None => {}
+            }
+        }
+        if fallback.is_none() {
+            self.counters.misses.add_one();
+        }
+        match self.flight(&mut state, key, true, call).board() {
             Some(waiting) => Look::Wait(waiting, fallback),
             None => {
-                let hit = fallback.and_then(|fallback| Hit::of(&fallback.kept, now));
+                let hit = fallback.and_then(|fallback| Hit::of(fallback.kept, now));
                 Look::Done(hit.ok_or(GetError::Overloaded))
             }
         }
@@ -176,7 +238,7 @@ impl<S: Source> Inner<S> {
         mut waiting: Waiting<S::Value, S::Error>,
     ) -> Result<Hit<S::Value>, GetError<S::Error>> {
         match waiting.landed().await {
-            Some(Ok(kept)) => Hit::of(&kept, Instant::now()).ok_or(GetError::Lost),
+            Some(Ok(kept)) => Hit::of(kept, Instant::now()).ok_or(GetError::Lost),
             Some(Err(error)) => Err(GetError::Source(error.error().clone())),
             None => Err(GetError::Lost),
         }
@@ -193,7 +255,7 @@ impl<S: Source> Inner<S> {
         let outcome = timeout_at(deadline, waiting.landed()).await;
         let now = Instant::now();
         let fresh = match outcome {
-            Ok(Some(Ok(kept))) => Hit::of(&kept, now),
+            Ok(Some(Ok(kept))) => Hit::of(kept, now),
             Ok(Some(Err(FetchError::Revoked(error)))) => return Err(GetError::Source(error)),
             Ok(Some(Err(_)) | None) => None,
             Err(_) => {
@@ -203,152 +265,20 @@ impl<S: Source> Inner<S> {
                 None
             }
         };
-        match fresh.or_else(|| Hit::of(&fallback.kept, now)) {
+        match fresh.or_else(|| Hit::of(fallback.kept, now)) {
             Some(hit) => Ok(hit),
             None => Self::await_landing(waiting).await,
         }
     }
 }
 
-// === impl Inner: flights ===
-
-impl<S: Source> Inner<S> {
-    /// The flight for a key: the one in the air, or a new one.
-    fn flight<'a>(
-        self: &Arc<Self>,
-        state: &'a mut State<S>,
-        key: &S::Key,
-        wanted: bool,
-    ) -> &'a mut Flight<S::Value, S::Error> {
-        state.flights.entry(key.clone()).or_insert_with(|| {
-            let (flight, landing) = Flight::new(self.policy.max_waiters, wanted);
-            let pilot = Pilot { inner: self.clone(), key: key.clone(), landed: false };
-            // Its own task: nobody who waits can take it down by leaving.
-            drop(tokio::spawn(pilot.fly(landing)));
-            flight
-        })
-    }
-
-    fn refresh_due(self: &Arc<Self>) {
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        state.shelf.tidy(now);
-        let due: Vec<S::Key> = state
-            .shelf
-            .iter()
-            .filter(|(_, slot)| match &slot.content {
-                Content::Token(kept) => slot.wanted && kept.refresh_is_due(now),
-                Content::Failure(..) => false,
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in due {
-            self.flight(&mut state, &key, false);
-        }
-    }
-
-    /// How long to pause before the next attempt, if there is to be one: there is none when a
-    /// living token makes the failure harmless.
-    fn pause(&self, key: &S::Key, error: &FetchError<S::Error>, tried: Tried) -> Option<Duration> {
-        let now = Instant::now();
-        if self.state.lock().shelf.token(key).is_some_and(|kept| kept.is_alive(now)) {
-            return None;
-        }
-        let longest = self.policy.retry_pause(tried.attempts);
-        let pause = longest.mul_f64(rand::random_range(0.0..=1.0)).max(retry_after(error));
-        (tried.since.elapsed() + pause <= self.source.patience(error)).then_some(pause)
-    }
-
-    /// Writes down what a flight brought.
-    fn settle(&self, key: &S::Key, outcome: &Outcome<S::Value, S::Error>) {
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        let wanted = state.flights.remove(key).is_none_or(|flight| flight.wanted);
-        let shelf = &mut state.shelf;
-        let kept = shelf.token(key).filter(|kept| kept.is_alive(now));
-        match outcome {
-            Ok(fresh) if fresh.is_alive(now) => {
-                if kept.is_some() {
-                    self.counters.refreshes.add_one();
-                }
-                shelf.put(key.clone(), Content::Token(fresh.clone()), wanted);
-            }
-            Ok(_) => match kept {
-                Some(kept) => kept.unanswered(&self.policy, now),
-                None => shelf.remove(key),
-            },
-            Err(error) => match (kept, error) {
-                (Some(kept), FetchError::Refused(_) | FetchError::Transient { .. }) => {
-                    kept.failed(error, &self.policy, now);
-                }
-                _ => {
-                    let until = now + failure_life(error);
-                    let failure = Content::Failure(error.error().clone(), until);
-                    shelf.put(key.clone(), failure, wanted);
-                }
-            },
-        }
-    }
-}
-
-/// The attempts of a flight so far.
-#[derive(Clone, Copy)]
-struct Tried {
-    attempts: usize,
-    since: Instant,
-}
-
-/// Carries a flight out. Dropped before it landed, by a panic of the source, it clears the way for
-/// the next one.
-struct Pilot<S: Source> {
-    inner: Arc<Inner<S>>,
-    key: S::Key,
-    landed: bool,
-}
-
-impl<S: Source> Pilot<S> {
-    async fn fly(mut self, landing: Landing<S::Value, S::Error>) {
-        let outcome = self.fetch().await;
-        self.inner.settle(&self.key, &outcome);
-        self.landed = true;
-        // Nobody may be waiting.
-        drop(landing.send(Some(outcome)));
-    }
-
-    async fn fetch(&self) -> Outcome<S::Value, S::Error> {
-        let inner = &self.inner;
-        let mut tried = Tried { attempts: 0, since: Instant::now() };
-        loop {
-            let asked = Instant::now();
-            let error = match inner.source.fetch(self.key.clone()).await {
-                Ok(fetched) => return Ok(Kept::new(fetched, asked, Jitter::random())),
-                Err(error) => error,
-            };
-            inner.counters.failures.add_one();
-            tried.attempts += 1;
-            match inner.pause(&self.key, &error, tried) {
-                Some(pause) => sleep(pause).await,
-                None => return Err(error),
-            }
-        }
-    }
-}
-
-impl<S: Source> Drop for Pilot<S> {
-    fn drop(&mut self) {
-        if !self.landed {
-            self.inner.state.lock().flights.remove(&self.key);
-        }
-    }
-}
-
 // === impl Hit ===
 
-impl<V: Clone> Hit<V> {
+impl<V> Hit<V> {
     /// The token as it is now, if it lives.
-    fn of(kept: &Kept<V>, now: Instant) -> Option<Self> {
+    fn of(kept: Kept<V>, now: Instant) -> Option<Self> {
         let remaining = kept.remaining(now);
-        (!remaining.is_zero()).then(|| Self { value: kept.value.clone(), remaining })
+        (!remaining.is_zero()).then_some(Self { value: kept.value, remaining })
     }
 }
 

@@ -98,7 +98,7 @@ impl<V> Kept<V> {
         self.unverified_until = now + policy.verify_pause;
     }
 
-    fn freshness(&self, now: Instant) -> Freshness {
+    pub(crate) fn freshness(&self, now: Instant) -> Freshness {
         freshness(now.saturating_duration_since(self.asked), self.lifetime, self.jitter)
     }
 }

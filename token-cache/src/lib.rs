@@ -9,17 +9,22 @@
 //! Where tokens come from is a [`Source`]; the cache knows neither identities nor HTTP. Time is
 //! tokio's monotonic clock.
 
+mod budget;
 mod cache;
 mod flight;
 mod freshness;
 mod kept;
+mod pilot;
 mod policy;
+mod request;
 mod shelf;
 mod source;
 mod stats;
 
+pub use budget::Budget;
 pub use cache::{GetError, Hit, TokenCache};
 pub use freshness::{Freshness, Jitter, freshness};
 pub use policy::Policy;
-pub use source::{FetchError, Fetched, Source};
-pub use stats::Stats;
+pub use request::Request;
+pub use source::{Call, FetchError, Fetched, Source};
+pub use stats::{Stats, Tokens};

@@ -24,6 +24,18 @@ pub struct Policy {
     /// Pauses between the attempts of a request that has no token to fall back on; the last one
     /// repeats. Each is shortened at random. See [`crate::Source::patience`].
     pub retry_pauses: Vec<Duration>,
+    /// How many attempts beyond the first of their fetch the whole cache may make at once. Those
+    /// beyond wait, or fail if they cannot wait so long.
+    pub retry_burst: u32,
+    /// After the burst, one such attempt each so often.
+    pub retry_every: Duration,
+    /// Make a second attempt beside one that has not been answered for so long, if there is no
+    /// token to fall back on; the first to succeed counts. It is a retry to the two above. Never
+    /// if absent.
+    pub hedge_after: Option<Duration>,
+    /// How long a key is answered from the cache after a caller had its token replaced: see
+    /// [`crate::Request::rejecting`].
+    pub reject_pause: Duration,
     /// How many requests may wait for one key.
     pub max_waiters: usize,
 }
@@ -43,6 +55,11 @@ impl Default for Policy {
             critical_wait: Duration::from_secs(10),
             // attempts at 0, 0.2, 0.6, 1.5, 3.5, 8, 16 … s
             retry_pauses: [200, 400, 900, 2000, 4500, 8000].map(Duration::from_millis).to_vec(),
+            // One cold key tries eight times in 25 s.
+            retry_burst: 30,
+            retry_every: Duration::from_secs(1),
+            hedge_after: None,
+            reject_pause: Duration::from_secs(10),
             max_waiters: 1024,
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Slot<V, E> {
     /// Whether anybody asked for the key since the content came.
     pub(crate) wanted: bool,
     touched: u64,
+    /// When a caller last had the token replaced.
+    rejected: Option<Instant>,
 }
 
 /// All keys.
@@ -49,6 +51,17 @@ impl<V: Clone, E: Clone> Slot<V, E> {
             Content::Failure(error, until) if now < *until => Some(Held::Failure(error.clone())),
             Content::Failure(..) => None,
         }
+    }
+
+    /// Whether the token may be replaced because a caller rejects it, which counts as done.
+    pub(crate) fn reject(&mut self, policy: &Policy, now: Instant) -> bool {
+        let may = self
+            .rejected
+            .is_none_or(|last| now.saturating_duration_since(last) >= policy.reject_pause);
+        if may {
+            self.rejected = Some(now);
+        }
+        may
     }
 }
 
@@ -87,9 +100,11 @@ impl<K: Clone + Eq + Hash, V, E> Shelf<K, V, E> {
     /// Replaces a key's content. A key that nobody asks for keeps its place in the order.
     pub(crate) fn put(&mut self, key: K, content: Content<V, E>, wanted: bool) {
         self.touches += 1;
-        let before = self.slots.get(&key).map(|slot| slot.touched);
-        let touched = if wanted { self.touches } else { before.unwrap_or(self.touches) };
-        self.slots.insert(key, Slot { content, wanted, touched });
+        let before = self.slots.get(&key);
+        let last = before.map_or(self.touches, |slot| slot.touched);
+        let touched = if wanted { self.touches } else { last };
+        let rejected = before.and_then(|slot| slot.rejected);
+        self.slots.insert(key, Slot { content, wanted, touched, rejected });
         while self.slots.len() > self.capacity {
             self.evict();
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where tokens come from.
@@ -18,6 +19,7 @@ pub trait Source: Send + Sync + 'static {
     fn fetch(
         &self,
         key: Self::Key,
+        call: Call<Self::Value>,
     ) -> impl Future<Output = Result<Fetched<Self::Value>, FetchError<Self::Error>>> + Send;
 
     /// How long, from the first attempt on, a request without a token to fall back on goes on
@@ -26,6 +28,16 @@ pub trait Source: Send + Sync + 'static {
         let _ = error;
         Duration::ZERO
     }
+}
+
+/// What a source is told besides the key. The token does not depend on it, or it would be a part of
+/// the key.
+pub struct Call<V> {
+    /// The correlation id of the request that began the fetch; none if no request did.
+    pub trace: Option<Arc<str>>,
+    /// The token that was cached and that a caller has no use for any more: see
+    /// [`crate::Request::rejecting`]. The source's own source is to be told, should it have a cache.
+    pub rejected: Option<V>,
 }
 
 /// A fresh token and how long it lives from now.
@@ -66,6 +78,29 @@ impl<E> FetchError<E> {
         match self {
             Self::Revoked(error) | Self::Refused(error) | Self::Transient { error, .. } => error,
         }
+    }
+}
+
+// === impl Call ===
+
+impl<V> Default for Call<V> {
+    fn default() -> Self {
+        Self { trace: None, rejected: None }
+    }
+}
+
+impl<V: Clone> Clone for Call<V> {
+    fn clone(&self) -> Self {
+        Self { trace: self.trace.clone(), rejected: self.rejected.clone() }
+    }
+}
+
+impl<V> fmt::Debug for Call<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("trace", &self.trace)
+            .field("rejected", &self.rejected.is_some())
+            .finish()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use token_cache::{FetchError, Fetched, GetError, Policy, Source, TokenCache};
+use token_cache::{Call, FetchError, Fetched, GetError, Policy, Request, Source, TokenCache};
 use tokio::time::{Instant, advance, sleep};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -22,17 +22,24 @@ struct Inner {
     delay: Mutex<Duration>,
     patience: Mutex<Duration>,
     calls: AtomicUsize,
+    /// The correlation id and the rejected token of each call.
+    seen: Mutex<Vec<Seen>>,
 }
+
+type Token = (&'static str, usize);
+type Seen = (Option<Arc<str>>, Option<Token>);
 
 impl Source for Fake {
     type Key = &'static str;
-    type Value = (&'static str, usize);
+    type Value = Token;
     type Error = &'static str;
 
     async fn fetch(
         &self,
         key: &'static str,
+        call: Call<Self::Value>,
     ) -> Result<Fetched<Self::Value>, FetchError<&'static str>> {
+        self.0.seen.lock().push((call.trace, call.rejected));
         let call = self.0.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let delay = *self.0.delay.lock();
         sleep(delay).await;
@@ -55,6 +62,7 @@ impl Fake {
             delay: Mutex::new(Duration::ZERO),
             patience: Mutex::new(Duration::ZERO),
             calls: AtomicUsize::new(0),
+            seen: Mutex::default(),
         }))
     }
 
@@ -387,7 +395,7 @@ async fn a_source_that_panics_blocks_nobody() {
         type Key = ();
         type Value = ();
         type Error = ();
-        async fn fetch(&self, (): ()) -> Result<Fetched<()>, FetchError<()>> {
+        async fn fetch(&self, (): (), _: Call<()>) -> Result<Fetched<()>, FetchError<()>> {
             assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "the first call panics");
             Ok(Fetched { value: (), lifetime: DAY })
         }
@@ -407,4 +415,178 @@ fn nothing_prints_a_token() {
         let hit = cache.get(&"very-secret").await.unwrap();
         assert!(!format!("{hit:?} {cache:?}").contains("very-secret"));
     });
+}
+
+// === rejected tokens ===
+
+fn rejects(serial: usize) -> impl Fn(&Token) -> bool + Send + Sync {
+    move |token| token.1 == serial
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_is_replaced_and_the_source_is_told_which() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    let stale = rejects(1);
+    let request = Request::default().traced("id-7").rejecting(&stale);
+    assert_eq!(cache.get_with(&"k", &request).await.unwrap().value, ("k", 2));
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 2));
+    let seen = fake.0.seen.lock();
+    assert_eq!(seen.as_slice(), [(None, None), (Some("id-7".into()), Some(("k", 1)))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_of_another_token_changes_nothing() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    let other = rejects(7);
+    let request = Request::default().rejecting(&other);
+    for _ in 0..5 {
+        assert_eq!(cache.get_with(&"k", &request).await.unwrap().value, ("k", 1));
+    }
+    assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_replaced_for_a_rejection_once_in_ten_seconds() {
+    let (fake, cache) = cache(Policy::default());
+    let all = |_: &Token| true;
+    let request = Request::default().rejecting(&all);
+    for _ in 0..20 {
+        assert!(cache.get_with(&"k", &request).await.is_ok());
+        assert!(cache.get_with(&"other", &request).await.is_ok());
+    }
+    assert_eq!(fake.calls(), 4, "one to fill and one to replace for each key");
+    advance(Duration::from_secs(10)).await;
+    for _ in 0..20 {
+        cache.get_with(&"k", &request).await.unwrap();
+    }
+    assert_eq!(fake.calls(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_rejections_at_once_are_one_fetch() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    fake.takes(Duration::from_secs(1));
+    let requests: Vec<_> = (0..100)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let stale = rejects(1);
+                let request = Request::default().rejecting(&stale);
+                cache.get_with(&"k", &request).await.unwrap().value
+            })
+        })
+        .collect();
+    for request in requests {
+        assert_eq!(request.await.unwrap(), ("k", 2));
+    }
+    assert_eq!(fake.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_that_came_from_a_cache_behind_is_asked_for_once_more() {
+    let (fake, cache) = cache(Policy::default());
+    let stale = rejects(1);
+    let request = Request::default().rejecting(&stale);
+    assert_eq!(cache.get_with(&"k", &request).await.unwrap().value, ("k", 2));
+    assert_eq!(fake.0.seen.lock()[1].1, Some(("k", 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_is_the_answer_when_there_is_no_other() {
+    for (failure, takes, waited) in [(down(), 0, 0), (Ok(DAY), 60, 10)] {
+        let (fake, cache) = cache(Policy::default());
+        cache.get(&"k").await.unwrap();
+        fake.answers(failure);
+        fake.takes(Duration::from_secs(takes));
+        let stale = rejects(1);
+        let request = Request::default().rejecting(&stale);
+        let before = Instant::now();
+        assert_eq!(cache.get_with(&"k", &request).await.unwrap().value, ("k", 1));
+        assert_eq!(before.elapsed(), Duration::from_secs(waited));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_can_revoke() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    fake.answers(Err(FetchError::Revoked("gone")));
+    let stale = rejects(1);
+    let request = Request::default().rejecting(&stale);
+    let error = cache.get_with(&"k", &request).await.unwrap_err();
+    assert_eq!(error, GetError::Source("gone"));
+    assert!(cache.get(&"k").await.is_err());
+}
+
+// === retries ===
+
+#[tokio::test(start_paused = true)]
+async fn the_retries_of_all_keys_come_out_of_one_budget() {
+    let policy = Policy { capacity: 999, retry_burst: 10, ..Policy::default() };
+    let (fake, cache) = cache(policy);
+    *fake.0.patience.lock() = Duration::from_secs(20);
+    fake.answers(down());
+    let keys: Vec<&'static str> = (0..200).map(|number| &*format!("key-{number}").leak()).collect();
+    let requests: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let (cache, key) = (cache.clone(), *key);
+            tokio::spawn(async move { cache.get(&key).await })
+        })
+        .collect();
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap_err(), GetError::Source("down"));
+    }
+    let retries = fake.calls() - keys.len();
+    assert!((10..=31).contains(&retries), "ten at once and one a second: {retries}");
+    assert_eq!(cache.stats().retries, retries as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_attempt_gets_a_second_one_beside_it_if_there_is_nothing_to_fall_back_on() {
+    let hedge_after = Some(Duration::from_millis(500));
+    let (fake, cache) = cache(Policy { hedge_after, ..Policy::default() });
+    fake.takes(Duration::from_secs(2));
+    let before = Instant::now();
+    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1), "the first to succeed");
+    assert_eq!((before.elapsed(), fake.calls()), (Duration::from_secs(2), 2));
+    advance(DAY * 56 / 100).await;
+    cache.get(&"k").await.unwrap();
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(fake.calls(), 3, "a refresh behind an answer has time");
+    fake.takes(Duration::from_millis(400));
+    cache.get(&"quick").await.unwrap();
+    assert_eq!(fake.calls(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_fails_leaves_the_one_beside_it_its_chance() {
+    let hedge_after = Some(Duration::from_millis(500));
+    let (fake, cache) = cache(Policy { hedge_after, ..Policy::default() });
+    fake.takes(Duration::from_secs(2));
+    fake.answers(down());
+    let asking = cache.clone();
+    let request = tokio::spawn(async move { asking.get(&"k").await });
+    sleep(Duration::from_millis(2100)).await;
+    fake.answers(Ok(DAY));
+    assert_eq!(request.await.unwrap().unwrap().value, ("k", 2));
+    assert_eq!(fake.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_needs_no_wait_is_answered_without_one() {
+    let (fake, cache) = cache(verifying());
+    assert_eq!(cache.get_now(&"k"), None);
+    settle().await;
+    assert_eq!(fake.calls(), 0, "looking starts nothing");
+    cache.get(&"k").await.unwrap();
+    assert_eq!(cache.get_now(&"k").unwrap().value, ("k", 1));
+    advance(Duration::from_secs(10)).await;
+    assert_eq!(cache.get_now(&"k"), None, "it is to be confirmed first");
+    fake.answers(Err(FetchError::Revoked("gone")));
+    cache.get(&"k").await.unwrap_err();
+    assert_eq!(cache.get_now(&"k"), None);
 }

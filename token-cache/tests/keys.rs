@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use token_cache::{FetchError, Fetched, GetError, Policy, Source, TokenCache};
+use token_cache::{Call, FetchError, Fetched, GetError, Policy, Source, TokenCache};
 
 /// Echoes the key as token or as error, after a while that depends on neither.
 struct Echo;
@@ -14,7 +14,7 @@ impl Source for Echo {
     type Value = Key;
     type Error = Key;
 
-    async fn fetch(&self, key: Key) -> Result<Fetched<Key>, FetchError<Key>> {
+    async fn fetch(&self, key: Key, _: Call<Key>) -> Result<Fetched<Key>, FetchError<Key>> {
         for _ in 0..rand::random_range(0..4) {
             tokio::task::yield_now().await;
         }

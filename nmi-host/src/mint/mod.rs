@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use api::Guid;
 use api::node_api::{NodeError, NodeErrorCode};
 use azure_core::credentials::AccessToken;
-use token_cache::{FetchError, Fetched, Source};
+use token_cache::{Call, FetchError, Fetched, Source};
 
 use answer::{ImdsError, ImdsToken};
 pub(crate) use imds::{Imds, is_endpoint};
@@ -234,7 +234,11 @@ impl Source for Minter {
     type Value = Token;
     type Error = MintError;
 
-    async fn fetch(&self, key: MintKey) -> Result<Fetched<Token>, FetchError<MintError>> {
+    async fn fetch(
+        &self,
+        key: MintKey,
+        _call: Call<Token>,
+    ) -> Result<Fetched<Token>, FetchError<MintError>> {
         let outcome = match &key.issuer {
             Issuer::Imds(expected) => self.ask_imds(expected, &key.resource).await,
             // A large future, and rare.

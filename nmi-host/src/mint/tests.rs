@@ -96,7 +96,7 @@ async fn a_redirect_is_not_followed() {
         imds(move |_| (StatusCode::FOUND, [(header::LOCATION, location.clone())]).into_response())
             .await;
     let minter = Minter::new(Imds::new(&redirecting.endpoint), HostMetrics::detached());
-    match minter.fetch(key()).await {
+    match minter.fetch(key(), Call::default()).await {
         Err(FetchError::Transient {
             error: MintError::Imds(ImdsError::Unavailable(text)), ..
         }) => {
@@ -110,7 +110,7 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn a_service_that_is_not_there_is_an_outage() {
     let minter = Minter::new(Imds::new(&format!("http://{}", nowhere())), HostMetrics::detached());
-    let error = minter.fetch(key()).await.unwrap_err();
+    let error = minter.fetch(key(), Call::default()).await.unwrap_err();
     assert!(matches!(error, FetchError::Transient { .. }), "{error:?}");
     assert_eq!(minter.patience(&error), OUTAGE);
     assert_eq!(NodeError::from(error.error().clone()).code, NodeErrorCode::Unavailable);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::IdentitySelector;
 use api::node_api::{self, AssignmentState, NodeError, NodeErrorCode, TokenResponse};
-use token_cache::{FetchError, Fetched, Source};
+use token_cache::{Call, FetchError, Fetched, Source};
 
 use super::client::NodeClient;
 use super::failure::Failure;
@@ -49,6 +49,7 @@ impl Source for NodeSource {
     async fn fetch(
         &self,
         key: TokenRequest,
+        _call: Call<Arc<CachedToken>>,
     ) -> Result<Fetched<Arc<CachedToken>>, FetchError<Failure>> {
         let request = node_api::TokenRequest {
             resource: key.resource.clone(),

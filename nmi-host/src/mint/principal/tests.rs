@@ -31,7 +31,7 @@ use crate::metrics::HostMetrics;
 use crate::mint::{Imds, MintError, MintKey, Minter};
 use crate::serve::{Limits, Server};
 use crate::testing::{CLIENT, nowhere};
-use token_cache::{FetchError, Source};
+use token_cache::{Call, FetchError, Source};
 
 const TENANT: &str = "10000000-0000-0000-0000-00000000000a";
 const GOOD: &str = "p4ss/w0rd+";
@@ -150,7 +150,7 @@ fn with_certificate() -> AssignedView {
 
 async fn fetch(minter: &Minter, view: &AssignedView) -> Result<String, MintError> {
     let key = MintKey::new(view, "https://vault.azure.net/".parse().unwrap()).unwrap();
-    match minter.fetch(key).await {
+    match minter.fetch(key, Call::default()).await {
         Ok(fetched) => {
             assert!(fetched.lifetime > Duration::from_secs(3000), "{:?}", fetched.lifetime);
             Ok(fetched.value.client_id.to_string())
