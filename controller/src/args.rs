@@ -83,6 +83,12 @@ pub(crate) struct Args {
     #[arg(long, env = "LEADER_ELECTION_DURATION", default_value = "15s", value_parser = duration)]
     pub(crate) leader_election_duration: Duration,
 
+    /// Name of the record of the leader election of aad-pod-identity's MIC. While a MIC renews it,
+    /// nothing is assigned and nothing is attached here: two at once would take identities from
+    /// each other. Empty: there is no MIC.
+    #[arg(long, env = "MIC_LEADER_ELECTION_NAME", default_value = "aad-pod-identity-mic")]
+    pub(crate) mic_leader_election_name: String,
+
     /// Name of this replica, different for each; the host name if not given.
     #[arg(long, env = "POD_NAME")]
     pub(crate) leader_election_instance: Option<String>,
@@ -96,6 +102,8 @@ pub(crate) struct Config {
     pub(crate) scope: Scope,
     pub(crate) hosts: HostSettings,
     pub(crate) lease: LeaseSettings,
+    /// The record of MIC's leader election; empty if there is no MIC.
+    pub(crate) mic: String,
     pub(crate) azure: AzureConfig,
 }
 
@@ -155,7 +163,15 @@ impl Config {
         };
         let namespaced = args.force_namespaced || args.force_namespaced_env;
         let scope = if namespaced { Scope::Namespaced } else { Scope::Cluster };
-        Ok(Self { admin_address: args.admin_address, namespace, scope, hosts, lease, azure })
+        Ok(Self {
+            admin_address: args.admin_address,
+            namespace,
+            scope,
+            hosts,
+            lease,
+            mic: args.mic_leader_election_name.trim().to_owned(),
+            azure,
+        })
     }
 }
 

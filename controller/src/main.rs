@@ -8,6 +8,7 @@
 //! Decisions are in `desired`, `verdict`, `plan`, `host::model`, `report` and `lease::claim`, and
 //! touch nothing; the rest executes them.
 
+mod adoption;
 mod args;
 mod azure;
 mod backoff;
@@ -41,7 +42,9 @@ use clap::Parser;
 use kube::Client;
 use runtime::{Admin, Metrics, Readiness, Shutdown, Tasks};
 use tokio::net::TcpListener;
+use tokio::sync::watch::{Receiver, Sender, channel};
 
+use crate::adoption::{Adopter, AdoptionMetrics, Claims, MicPresence, MicWatch};
 use crate::args::{Args, Config};
 use crate::clock::Clock;
 use crate::compute::ArmClient;
@@ -87,7 +90,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         kube::Config::infer().await.context("cannot find out how to reach the API server")?;
     // Every call has a time-out and a back-off of its own; hidden retries would outlive both.
     kubeconfig.default_retry = false;
-    let Config { admin_address, namespace, scope, hosts, lease, azure } =
+    let Config { admin_address, namespace, scope, hosts, lease, mic, azure } =
         Config::load(args, &kubeconfig.default_namespace)?;
     let compute = Arc::new(azure.arm_client()?);
     let client = Client::try_from(kubeconfig).context("cannot set up the API client")?;
@@ -95,6 +98,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let metrics = Metrics::new("controller", env!("CARGO_PKG_VERSION"));
     let counters = ControllerMetrics::new(&metrics);
+    let adoption = AdoptionMetrics::new(&metrics);
     let readiness = Readiness::default();
     let mut tasks = Tasks::new(shutdown.clone());
 
@@ -118,12 +122,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Ok::<_, std::convert::Infallible>(())
     });
 
+    let latch = readiness.latch("mic");
+    let (mic_watch, mic) = MicWatch::new(client.clone(), mic, adoption.clone(), latch);
+    tasks.spawn("mic", mic_watch.run(shutdown.clone()));
+
     let leader = Leader {
         client: client.clone(),
         stores,
         dirty,
         events: sender,
         metrics: counters,
+        mic,
+        adoption,
         compute,
         hosts: Arc::new(hosts),
         namespace,
@@ -136,12 +146,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// What every term of leadership starts from.
+#[derive(Clone)]
 struct Leader {
     client: Client,
     stores: Stores,
     dirty: Dirty,
     events: EventSender,
     metrics: ControllerMetrics,
+    mic: MicPresence,
+    adoption: AdoptionMetrics,
     compute: Arc<ArmClient>,
     hosts: Arc<HostSettings>,
     namespace: String,
@@ -149,16 +162,38 @@ struct Leader {
 }
 
 impl Leader {
-    /// The work of one term.
+    /// The work of one term: all of it while aad-pod-identity's MIC does not run, none while it
+    /// does.
     fn lead(
         &self,
         leadership: Leadership,
     ) -> impl Future<Output = Result<(), ReconcileError>> + Send + use<> {
+        let (leader, mut mic) = (self.clone(), self.mic.clone());
+        async move {
+            let _leading = leader.metrics.term();
+            loop {
+                mic.gone(&leader.events).await;
+                let (claims, claimed) = channel(Arc::default());
+                tokio::select! {
+                    ended = leader.reconciler(&leadership, claimed).run() => return ended,
+                    () = leader.adopter(&leadership, claims).run() => {}
+                    () = mic.back() => {}
+                }
+            }
+        }
+    }
+
+    fn reconciler(
+        &self,
+        leadership: &Leadership,
+        claims: Receiver<Arc<Claims>>,
+    ) -> Reconciler<ArmClient, ApiRecords> {
         let clock = Clock::start();
         let hosts = HostContext {
             compute: self.compute.clone(),
             records: ApiRecords::new(self.client.clone(), &self.namespace),
             settings: self.hosts.clone(),
+            claims,
             leadership: leadership.clone(),
             metrics: self.metrics.clone(),
             clock: clock.clone(),
@@ -173,11 +208,18 @@ impl Leader {
             clock,
             scope: self.scope,
         };
-        let leading = self.metrics.term();
-        let reconciler = Reconciler::new(around, leadership, hosts);
-        async move {
-            let _leading = leading;
-            reconciler.run().await
+        Reconciler::new(around, leadership.clone(), hosts)
+    }
+
+    fn adopter(&self, leadership: &Leadership, claims: Sender<Arc<Claims>>) -> Adopter {
+        Adopter {
+            client: self.client.clone(),
+            stores: self.stores.clone(),
+            scope: self.scope,
+            leadership: leadership.clone(),
+            claims,
+            dirty: self.dirty.clone(),
+            metrics: self.adoption.clone(),
         }
     }
 }

@@ -123,6 +123,7 @@ impl World {
             compute: Arc::new(self.clone()),
             records: self.clone(),
             settings: Arc::new(settings),
+            claims: tokio::sync::watch::channel(Arc::default()).1,
             leadership: Leadership::for_ever(),
             metrics: metrics.clone(),
             clock: clock.clone(),

@@ -3,7 +3,8 @@
 //!
 //! The order that makes a crash harmless: know what is attached, record what is about to be
 //! attached, attach it; detach, see that it is gone, forget it. What is attached already when it is
-//! first needed belongs to somebody else: it is not recorded, and so never detached.
+//! first needed belongs to somebody else: it is not recorded, and so never detached. Except what
+//! is claimed: it is recorded as if we had attached it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub(crate) enum Step {
 pub(crate) struct HostModel {
     pub(super) settings: Arc<HostSettings>,
     pub(super) needed: BTreeSet<IdentityId>,
+    /// What another controller attached and left to us.
+    claimed: BTreeSet<IdentityId>,
     pub(super) record: Option<Record>,
     pub(super) known: Option<Known>,
     pub(super) refused: BTreeMap<IdentityId, Failure>,
@@ -91,6 +94,7 @@ impl HostModel {
         Self {
             settings,
             needed: BTreeSet::new(),
+            claimed: BTreeSet::new(),
             record: None,
             known: None,
             refused: BTreeMap::new(),
@@ -110,6 +114,11 @@ impl HostModel {
         self.refused.retain(|id, _| {
             self.needed.contains(id) || record.is_some_and(|record| record.entries.contains_key(id))
         });
+    }
+
+    /// Says what another controller attached and left to us.
+    pub(crate) fn set_claimed(&mut self, claimed: BTreeSet<IdentityId>) {
+        self.claimed = claimed;
     }
 
     /// What others may see.
@@ -133,7 +142,8 @@ impl HostModel {
         }
         let Some(record) = &self.record else { return Step::Load };
         let save = |entries| Step::Save(entries, record.version.clone());
-        if self.needed.is_empty() && (record.entries.is_empty() || self.gone) {
+        let wanted = !self.needed.is_empty() || !self.claimed.is_empty();
+        if !wanted && (record.entries.is_empty() || self.gone) {
             let stored = record.version.is_some();
             return if stored { save(Entries::new()) } else { Step::Done };
         }
@@ -157,13 +167,14 @@ impl HostModel {
         Step::Wait(self.wake(record, known, now))
     }
 
-    /// The entries, with the time at which each one's last user left.
+    /// The entries and what is claimed, with the time at which each one's last user left.
     fn marked(&self, entries: &Entries, now: Timestamp) -> Entries {
         let mark = |(id, unused): (&IdentityId, &Option<Timestamp>)| {
             let unused = (!self.needed.contains(id)).then(|| unused.map_or(now, |at| at.min(now)));
             (id.clone(), unused)
         };
-        entries.iter().map(mark).collect()
+        let new = self.claimed.iter().filter(|id| !entries.contains_key(*id));
+        entries.iter().chain(new.map(|id| (id, &None))).map(mark).collect()
     }
 
     /// Everything that is to change and not being held back.

@@ -59,7 +59,8 @@ impl<C: Compute, R: Records> HostPool<C, R> {
         for (host, needed) in needs {
             self.start(host, needed);
         }
-        for host in recorded {
+        let claimed: Vec<Host> = self.context.claims.borrow().keys().cloned().collect();
+        for host in recorded.iter().chain(&claimed) {
             if !self.handles.contains_key(host) {
                 self.start(host.clone(), BTreeSet::new());
             }

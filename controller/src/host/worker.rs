@@ -10,6 +10,7 @@ use tracing::Instrument;
 use super::model::{HostModel, HostSettings, Step};
 use super::record::{Entries, Records};
 use super::view::HostView;
+use crate::adoption::Claims;
 use crate::clock::Clock;
 use crate::compute::{Compute, HostIdentities, IdentityDelta};
 use crate::lease::Leadership;
@@ -21,6 +22,7 @@ pub(crate) struct HostContext<C, R> {
     pub(crate) compute: Arc<C>,
     pub(crate) records: R,
     pub(crate) settings: Arc<HostSettings>,
+    pub(crate) claims: watch::Receiver<Arc<Claims>>,
     pub(crate) leadership: Leadership,
     pub(crate) metrics: ControllerMetrics,
     pub(crate) clock: Clock,
@@ -42,9 +44,12 @@ impl<C: Compute, R: Records> Worker<C, R> {
     pub(super) async fn run(mut self) -> Host {
         let span = tracing::info_span!("host", host = %self.host);
         let mut model = HostModel::new(self.context.settings.clone());
+        let mut claims = self.context.claims.clone();
         async {
             loop {
                 model.set_needed(self.needed.borrow_and_update().clone());
+                let claimed = claims.borrow_and_update().get(&self.host).cloned();
+                model.set_claimed(claimed.unwrap_or_default());
                 self.publish(&model);
                 match model.next(self.context.clock.now()) {
                     Step::Done => break,
@@ -52,6 +57,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
                         let alarm = tokio::time::sleep_until(self.context.clock.instant(until));
                         tokio::select! {
                             changed = self.needed.changed() => if changed.is_err() { break },
+                            Ok(()) = claims.changed() => {}
                             () = alarm => {}
                         }
                     }

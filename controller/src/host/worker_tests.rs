@@ -171,6 +171,7 @@ fn context(world: &World) -> HostContext<World, World> {
             recheck: Duration::from_secs(180),
             immutable: Immutable::default(),
         }),
+        claims: watch::channel(Arc::default()).1,
         leadership: Leadership::for_ever(),
         metrics: ControllerMetrics::new(&Metrics::new("test", "0")),
         clock: Clock::start(),
@@ -183,6 +184,43 @@ fn needs<const N: usize>(
     names: [&str; N],
 ) -> BTreeMap<Host, BTreeSet<IdentityId>> {
     [(host(host_name), names.iter().map(|name| id(name)).collect())].into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_claimed_becomes_ours_and_goes_when_nobody_needs_it() {
+    let world = World::default();
+    world.0.lock().attached.insert(host("a"), ["db", "queue", "theirs"].into());
+    let (sender, claims) = watch::channel(Arc::default());
+    let mut pool = HostPool::new(HostContext { claims, ..context(&world) });
+    pool.set_needs(needs("a", ["db", "theirs"]), &BTreeSet::new());
+    soon().await;
+    assert!(world.recorded("a").is_empty(), "somebody else's");
+    sender.send_replace(Arc::new(needs("a", ["db", "queue"])));
+    soon().await;
+    assert_eq!(world.recorded("a"), ["db", "queue"]);
+    assert_eq!((world.calls("patch"), world.attached("a").len()), (0, 3), "nothing moved");
+
+    sender.send_replace(Arc::default());
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(world.attached("a"), ["db", "theirs"], "nobody needed queue for the linger");
+    assert_eq!(world.recorded("a"), ["db"]);
+    pool.set_needs(BTreeMap::new(), &BTreeSet::new());
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(world.attached("a"), ["theirs"], "never claimed, never detached");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_alone_starts_a_worker() {
+    let world = World::default();
+    world.0.lock().attached.insert(host("a"), ["db"].into());
+    let (sender, claims) = watch::channel(Arc::new(needs("a", ["db"])));
+    let mut pool = HostPool::new(HostContext { claims, ..context(&world) });
+    pool.set_needs(BTreeMap::new(), &BTreeSet::new());
+    soon().await;
+    assert_eq!(world.recorded("a"), ["db"]);
+    sender.send_replace(Arc::default());
+    pool.tend().await.unwrap();
+    assert!(world.attached("a").is_empty() && world.recorded("a").is_empty());
 }
 
 /// Time for everything that is not waiting for minutes.
