@@ -5,7 +5,6 @@ mod args;
 mod assigned;
 mod authn;
 mod broker;
-mod cache_metrics;
 mod caller;
 mod certificate;
 mod crowd;

@@ -18,6 +18,7 @@ use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderValue, header};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::caller::Caller;
@@ -79,8 +80,9 @@ impl HostApi {
 
 async fn serve(State(api): State<HostApi>, request: Request) -> Response {
     let (head, _body) = request.into_parts();
+    let begun = Instant::now();
     let outcome = api.token(&head).await;
-    api.metrics.host_answered(outcome.as_ref().err().map(Refusal::outcome));
+    api.metrics.host_answered(outcome.as_ref().err().map(Refusal::outcome), begun.elapsed());
     let mut response = match outcome {
         Ok(token) => answer::token(&token),
         Err(refusal) => refusal.response(),

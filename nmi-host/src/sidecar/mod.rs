@@ -20,6 +20,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::authn::Authenticator;
 use crate::broker::{Ask, Broker};
@@ -80,10 +81,11 @@ impl SidecarApi {
 
     fn answer<T: Serialize>(
         &self,
-        operation: Operation,
+        (operation, begun): (Operation, Instant),
         outcome: Result<T, NodeError>,
     ) -> Response {
-        self.metrics.sidecar_answered(operation, outcome.as_ref().err().map(|error| error.code));
+        let error = outcome.as_ref().err().map(|error| error.code);
+        self.metrics.sidecar_answered(operation, error, begun.elapsed());
         let mut response = match outcome {
             Ok(value) => Json(value).into_response(),
             Err(error) => error_response(&error),
@@ -99,6 +101,7 @@ async fn token(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
+    let begun = Instant::now();
     let answer = within_deadline(async {
         let caller = api.authenticator.caller(&headers, peer.ip()).await?;
         let body = body.map_err(|_| {
@@ -118,7 +121,7 @@ async fn token(
         answer
     });
     let answer = answer.await;
-    api.answer(Operation::Token, answer)
+    api.answer((Operation::Token, begun), answer)
 }
 
 async fn assignment(
@@ -127,6 +130,7 @@ async fn assignment(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
+    let begun = Instant::now();
     let answer = async {
         let caller = api.authenticator.caller(&headers, peer.ip()).await?;
         let wait = wait(query.as_deref().unwrap_or_default())?;
@@ -134,7 +138,7 @@ async fn assignment(
         Ok(assignment)
     };
     let answer = answer.await;
-    api.answer(Operation::Assignment, answer)
+    api.answer((Operation::Assignment, begun), answer)
 }
 
 /// `wait=<seconds>`, at most what is granted; nothing is no wait.
