@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::HOST;
+use axum::http::header::{HOST, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::arm_request::{Target, authenticate, check_version, operation_not_foun
 use crate::arm_resource;
 use crate::azure::{Azure, Peer};
 use crate::clock::now_seconds;
-use crate::faults::{AttachFault, Channel, Operations, Verdict};
+use crate::faults::{AttachFault, Channel, Operations, Subject, Verdict};
 use crate::guid::Guid;
 use crate::host::Attached;
 use crate::identity_patch::{Change, IdentityPatch, plan};
@@ -40,6 +40,7 @@ pub(crate) async fn serve(
     recording.entry.path = request.uri().path().to_owned();
     recording.entry.query = request.uri().query().map(str::to_owned);
     recording.entry.request_id = Some(request_id.to_string());
+    recording.entry.correlation_id = reply::correlation_id(request.headers());
     azure.faults.while_hanging(Service::Arm).await;
     let mut response = match answer(&azure, request, &mut recording.entry).await {
         Ok(response) => response,
@@ -78,6 +79,10 @@ async fn answer(
     }
 }
 
+fn about_host(id: &ArmId) -> Subject<'_> {
+    Subject { host: Some(id), ..Subject::default() }
+}
+
 async fn misbehave(verdict: Verdict) -> Result<(), ArmError> {
     if !verdict.latency.is_zero() {
         tokio::time::sleep(verdict.latency).await;
@@ -91,7 +96,7 @@ async fn get_host(
     entry: &mut Entry,
 ) -> Result<Response<Body>, ArmError> {
     entry.host = Some(id.clone());
-    misbehave(azure.faults.judge(Channel::ArmGet, Some(id))).await?;
+    misbehave(azure.faults.judge(Channel::ArmGet, &about_host(id))).await?;
     Ok(reply::json(StatusCode::OK, &view(&azure.world.read(), id)?))
 }
 
@@ -101,7 +106,8 @@ async fn get_identity(
     entry: &mut Entry,
 ) -> Result<Response<Body>, ArmError> {
     entry.identity = Some(id.clone());
-    misbehave(azure.faults.judge(Channel::ArmGet, None)).await?;
+    let subject = Subject { identity: Some(id), ..Subject::default() };
+    misbehave(azure.faults.judge(Channel::ArmGet, &subject)).await?;
     let world = azure.world.read();
     let identity = world.identities.get(id).ok_or_else(|| absent(&world, id))?;
     Ok(reply::json(StatusCode::OK, &arm_resource::identity(identity)))
@@ -109,7 +115,7 @@ async fn get_identity(
 
 async fn poll(azure: &Azure, id: &Guid, entry: &mut Entry) -> Result<Response<Body>, ArmError> {
     entry.operation = Some(id.to_string());
-    misbehave(azure.faults.judge(Channel::ArmPoll, None)).await?;
+    misbehave(azure.faults.judge(Channel::ArmPoll, &Subject::default())).await?;
     let operation = azure.operations.get(id).ok_or_else(|| operation_not_found(id.as_str()))?;
     let mut response = reply::json(StatusCode::OK, &operation.body());
     if operation.is_running() {
@@ -131,11 +137,12 @@ async fn patch_host(
     let right = azure.operations.begin_write(id).ok_or_else(ArmError::busy)?;
     let headers = request.headers().clone();
     let body = read_body(request).await?;
-    misbehave(azure.faults.judge(Channel::ArmPatch, Some(id))).await?;
+    misbehave(azure.faults.judge(Channel::ArmPatch, &about_host(id))).await?;
     let Some(patch) = IdentityPatch::parse(&body)? else {
         return Ok(reply::json(StatusCode::OK, &view(&azure.world.read(), id)?));
     };
     entry.identity_type = body["identity"]["type"].as_str().map(str::to_owned);
+    check_etag(azure, id, &headers)?;
     let change = accept(azure, id, &patch, caller)?;
     predict(azure, id, &change, entry);
     let settings = azure.faults.read(|faults| faults.operations.clone());
@@ -163,6 +170,21 @@ async fn patch_host(
         Err(_) => return Err(ArmError::operation_failed()),
     }
     Ok(reply::json(StatusCode::OK, &view(&azure.world.read(), id)?))
+}
+
+/// Who names an ETag writes only if nobody else has written since.
+fn check_etag(azure: &Azure, id: &ArmId, headers: &HeaderMap) -> Result<(), ArmError> {
+    let world = azure.world.read();
+    let Some(host) = world.hosts.get(id) else { return Ok(()) };
+    let etag = host.etag();
+    let wanted = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if let Some(wanted) = wanted(IF_MATCH).filter(|wanted| *wanted != "*" && *wanted != etag) {
+        return Err(ArmError::precondition("if-match", wanted, "does not match", &etag));
+    }
+    match wanted(IF_NONE_MATCH) {
+        Some(wanted) => Err(ArmError::precondition("if-none-match", wanted, "matches", &etag)),
+        None => Ok(()),
+    }
 }
 
 async fn read_body(request: Request) -> Result<Value, ArmError> {

@@ -61,6 +61,12 @@ impl ArmError {
         Self::new(StatusCode::CONFLICT, "OperationNotAllowed", message)
     }
 
+    pub(crate) fn precondition(header: &str, wanted: &str, verb: &str, etag: &str) -> Self {
+        let message =
+            format!("Etag provided in {header} header {wanted} {verb} etag {etag} of resource.");
+        Self::new(StatusCode::PRECONDITION_FAILED, "PreconditionFailed", message)
+    }
+
     pub(crate) fn busy() -> Self {
         let message = "The request failed due to conflict with a concurrent request. To resolve \
                        it, please refer to https://aka.ms/activitylog to get more details on the \

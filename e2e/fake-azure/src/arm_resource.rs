@@ -21,6 +21,7 @@ pub(crate) fn host(world: &World, host: &Host) -> Value {
         "id": host.id,
         "type": host.id.type_name(),
         "location": host.location,
+        "etag": host.etag(),
         "tags": {},
         "properties": properties,
     });

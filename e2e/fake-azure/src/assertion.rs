@@ -114,11 +114,10 @@ fn match_credential(
     if left.is_empty() {
         return Err(AssertionError::Subject { subject: subject.to_owned() });
     }
-    if left.iter().any(|one| audiences.contains(&one.audience.as_str())) {
-        Ok(())
-    } else {
-        Err(AssertionError::Audiences { audience })
-    }
+    let accepted = |one: &&FederatedCredential| {
+        one.audiences.iter().any(|accepted| audiences.contains(&accepted.as_str()))
+    };
+    if left.iter().any(accepted) { Ok(()) } else { Err(AssertionError::Audiences { audience }) }
 }
 
 fn check_times(jwt: &Jwt, now: u64) -> Result<(), AssertionError> {
@@ -185,7 +184,7 @@ mod tests {
         FederatedCredential {
             issuer: "https://issuer".to_owned(),
             subject: "system:serviceaccount:a:b".to_owned(),
-            audience: "api://AzureADTokenExchange".to_owned(),
+            audiences: vec!["api://AzureADTokenExchange".to_owned()],
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::fault_desk::FaultDesk;
 use crate::faults::Faults;
 use crate::imds_limit::ImdsLimit;
+use crate::imds_stats::ImdsStats;
 use crate::journal::Journal;
 use crate::operations::OperationBook;
 use crate::tokens::{Claims, Grant, Signer, SignerError};
@@ -21,8 +22,11 @@ pub(crate) struct Azure {
     pub(crate) journal: Arc<Journal>,
     pub(crate) operations: Arc<OperationBook>,
     pub(crate) imds_limit: Arc<ImdsLimit>,
+    pub(crate) imds_stats: Arc<ImdsStats>,
     pub(crate) signer: Signer,
     pub(crate) arm_audiences: Vec<String>,
+    /// `https://<address>` of the token endpoint, which the vaults name.
+    pub(crate) entra_url: String,
     /// Told after each change of the world, so that it is written to disk.
     pub(crate) changed: Notify,
     seed: World,
@@ -39,6 +43,7 @@ pub(crate) struct Parts {
     pub(crate) signer: Signer,
     pub(crate) journal_capacity: usize,
     pub(crate) arm_audiences: Vec<String>,
+    pub(crate) entra_url: String,
 }
 
 impl Azure {
@@ -49,8 +54,10 @@ impl Azure {
             journal: Arc::new(Journal::new(parts.journal_capacity)),
             operations: Arc::default(),
             imds_limit: Arc::new(ImdsLimit::new()),
+            imds_stats: Arc::new(ImdsStats::new()),
             signer: parts.signer,
             arm_audiences: parts.arm_audiences,
+            entra_url: parts.entra_url,
             changed: Notify::new(),
             seed: parts.seed,
         }
@@ -69,6 +76,7 @@ impl Azure {
         self.faults.replace(Faults::default());
         self.operations.clear();
         self.imds_limit.clear();
+        self.imds_stats.clear();
         self.journal.clear();
     }
 

@@ -70,6 +70,8 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/_fake/hosts/attach", post(attach))
         .route("/_fake/hosts/detach", post(detach))
         .route("/_fake/default-host", post(default_host))
+        .route("/_fake/vaults", post(post_vault).delete(delete_vault))
+        .route("/_fake/stats", get(stats).delete(clear_stats))
         .route("/_fake/reset", post(reset))
         .fallback(async || {
             let help = "see GET /_fake/state, /_fake/journal, /_fake/faults and the README";
@@ -142,6 +144,15 @@ async fn clear_journal(State(control): State<Control>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
+async fn stats(State(control): State<Control>) -> Response<Body> {
+    ok(&json!({"imds": control.azure.imds_stats.view()}))
+}
+
+async fn clear_stats(State(control): State<Control>) -> StatusCode {
+    control.azure.imds_stats.clear();
+    StatusCode::NO_CONTENT
+}
+
 // === faults ===
 
 async fn faults(State(control): State<Control>) -> Response<Body> {
@@ -149,21 +160,30 @@ async fn faults(State(control): State<Control>) -> Response<Body> {
 }
 
 async fn put_faults(State(control): State<Control>, body: Bytes) -> Answer {
-    set_faults(&control, parse(&body)?).await
+    let faults: Faults = parse(&body)?;
+    set_faults(&control, |_| Ok(faults)).await
 }
 
 async fn patch_faults(State(control): State<Control>, body: Bytes) -> Answer {
-    let current = control.azure.faults.read(|faults| json!(faults));
-    let merged = merge(current, parse(&body)?);
-    set_faults(&control, serde_json::from_value(merged).map_err(ControlError::Body)?).await
+    let patch: Value = parse(&body)?;
+    set_faults(&control, |current| {
+        let merged = merge(json!(current), patch);
+        serde_json::from_value(merged).map_err(ControlError::Body)
+    })
+    .await
 }
 
-async fn set_faults(control: &Control, faults: Faults) -> Answer {
-    faults.check().map_err(ControlError::Faults)?;
-    let view = json!(faults);
-    control.azure.faults.replace(faults);
+async fn set_faults(
+    control: &Control,
+    change: impl FnOnce(&Faults) -> Result<Faults, ControlError>,
+) -> Answer {
+    let changed = control.azure.faults.change(|current| {
+        let faults = change(current)?;
+        faults.check().map_err(ControlError::Faults)?;
+        Ok::<_, ControlError>(faults)
+    })?;
     settle(control).await?;
-    Ok(ok(&view))
+    Ok(ok(&json!(changed)))
 }
 
 /// Waits until every listener does what `down` asks, so that the next request sees it.
@@ -214,6 +234,11 @@ async fn post_issuer(State(control): State<Control>, body: Bytes) -> Answer {
     change(&control, |world| world.put_issuer(body))
 }
 
+async fn post_vault(State(control): State<Control>, body: Bytes) -> Answer {
+    let body = parse(&body)?;
+    change(&control, |world| world.put_vault(body))
+}
+
 async fn post_host(State(control): State<Control>, body: Bytes) -> Answer {
     let body = parse(&body)?;
     change(&control, |world| world.put_host(body, now_ms()))
@@ -239,6 +264,11 @@ async fn delete_identity(State(control): State<Control>, query: IdResult) -> Ans
 async fn delete_issuer(State(control): State<Control>, query: IdResult) -> Answer {
     let id: String = key(query)?;
     deleted("issuer", control.azure.change(|world| world.issuers.remove(&id).is_some()))
+}
+
+async fn delete_vault(State(control): State<Control>, query: IdResult) -> Answer {
+    let id: String = key(query)?;
+    deleted("vault", control.azure.change(|world| world.vaults.remove(&id).is_some()))
 }
 
 async fn delete_host(State(control): State<Control>, query: IdResult) -> Answer {

@@ -16,8 +16,9 @@ use crate::assertion::{
 };
 use crate::azure::{Azure, Peer};
 use crate::clock::now_seconds;
+use crate::entra_discovery::{instance, openid_configuration};
 use crate::entra_error::EntraError;
-use crate::faults::Channel;
+use crate::faults::{Channel, Subject};
 use crate::guid::Guid;
 use crate::imds::is_unknown_resource;
 use crate::journal::{Entry, Service};
@@ -39,53 +40,68 @@ pub(crate) async fn serve(
     let mut recording = azure.journal.begin(Service::Entra, source);
     recording.entry.method = request.method().to_string();
     recording.entry.path = request.uri().path().to_owned();
+    let correlation = reply::correlation_id(request.headers());
+    recording.entry.correlation_id.clone_from(&correlation);
     azure.faults.while_hanging(Service::Entra).await;
     let mut response = match answer(&azure, request, &mut recording.entry).await {
-        Ok(response) => response,
-        Err(error) => {
+        Ok(body) => reply::json(StatusCode::OK, &body),
+        Err(None) => reply::json(StatusCode::NOT_FOUND, &json!({"error": "not_found"})),
+        Err(Some(error)) => {
             recording.entry.error = Some(format!("AADSTS{}", error.code));
-            error.response()
+            error.response(correlation.clone())
         }
     };
     let request_id = Guid::random();
     reply::set_header(&mut response, "x-ms-request-id", request_id.as_str());
+    if let Some(correlation) = correlation {
+        reply::set_header(&mut response, "client-request-id", &correlation);
+    }
     reply::set_header(&mut response, "cache-control", "no-store, no-cache");
     recording.entry.request_id = Some(request_id.to_string());
     recording.finish(response.status().as_u16());
     response
 }
 
+/// The body, or why there is none; `None`: there is nothing at this path.
 async fn answer(
     azure: &Azure,
     request: Request,
     entry: &mut Entry,
-) -> Result<Response<Body>, EntraError> {
-    let verdict = azure.faults.judge(Channel::Entra, None);
-    if !verdict.latency.is_zero() {
-        tokio::time::sleep(verdict.latency).await;
-    }
-    if let Some(failure) = verdict.failure {
-        return Err(EntraError::fault(failure.status, failure.retry_after));
-    }
+) -> Result<Value, Option<EntraError>> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if let [tenant, "oauth2", "v2.0", "token"] = segments.as_slice() {
+        return Ok(token(azure, tenant, request, entry).await?);
+    }
+    misbehave(azure, &Subject::default()).await?;
+    let host = host(request.headers());
     match segments.as_slice() {
-        [tenant, "oauth2", "v2.0", "token"] => {
-            if request.method() != Method::POST {
-                return Err(EntraError::method());
-            }
-            let form = read_form(request).await?;
-            token(azure, tenant, &form, entry).map(|body| reply::json(StatusCode::OK, &body))
+        ["common" | "organizations", "v2.0", ".well-known", "openid-configuration"] => {
+            Ok(openid_configuration(host, "{tenantid}"))
         }
         [tenant, "v2.0", ".well-known", "openid-configuration"] => {
             let tenant = tenant_id(&azure.world.read(), tenant)?;
-            Ok(reply::json(StatusCode::OK, &discovery(request.headers(), &tenant)))
+            Ok(openid_configuration(host, tenant.as_str()))
         }
-        [_, "discovery", "v2.0" | "keys", ..] => {
-            Ok(reply::json(StatusCode::OK, azure.signer.jwks()))
+        ["common", "discovery", "instance"] => {
+            Ok(instance(request.uri().query().unwrap_or_default(), host)?)
         }
-        _ => Ok(reply::json(StatusCode::NOT_FOUND, &json!({"error": "not_found"}))),
+        [_, "discovery", "v2.0" | "keys", ..] => Ok(azure.signer.jwks().clone()),
+        _ => Err(None),
     }
+}
+
+fn host(headers: &HeaderMap) -> &str {
+    headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
+}
+
+async fn misbehave(azure: &Azure, subject: &Subject<'_>) -> Result<(), EntraError> {
+    let verdict = azure.faults.judge(Channel::Entra, subject);
+    if !verdict.latency.is_zero() {
+        tokio::time::sleep(verdict.latency).await;
+    }
+    let failure = verdict.failure;
+    failure.map_or(Ok(()), |failure| Err(EntraError::fault(failure.status, failure.retry_after)))
 }
 
 type Form = HashMap<String, String>;
@@ -97,40 +113,86 @@ async fn read_form(request: Request) -> Result<Form, EntraError> {
     Ok(form_urlencoded::parse(&body).into_owned().collect())
 }
 
-fn token(azure: &Azure, tenant: &str, form: &Form, entry: &mut Entry) -> Result<Value, EntraError> {
-    let field = |name: &'static str| {
-        let value = form.get(name).filter(|value| !value.is_empty());
-        value.map(String::as_str).ok_or_else(|| EntraError::missing(name))
-    };
-    let grant = field("grant_type")?;
-    if grant != "client_credentials" {
-        return Err(EntraError::grant(grant));
+/// A request for a token as it was sent: nothing is proven yet.
+struct TokenRequest {
+    form: Form,
+    client: String,
+    audience: String,
+}
+
+impl TokenRequest {
+    fn parse(form: Form) -> Result<Self, EntraError> {
+        let field = |name: &'static str| {
+            let value = form.get(name).filter(|value| !value.is_empty());
+            value.map(String::as_str).ok_or_else(|| EntraError::missing(name))
+        };
+        let grant = field("grant_type")?;
+        if grant != "client_credentials" {
+            return Err(EntraError::grant(grant));
+        }
+        let client = field("client_id")?.to_owned();
+        let scope = field("scope")?;
+        let audience = scope
+            .strip_suffix("/.default")
+            .filter(|resource| !resource.is_empty() && !resource.contains(' '))
+            .ok_or_else(|| EntraError::scope(scope))?
+            .to_owned();
+        Ok(Self { form, client, audience })
     }
-    let client = field("client_id")?;
-    entry.client_id = Some(client.to_owned());
-    let scope = field("scope")?;
-    let audience = scope
-        .strip_suffix("/.default")
-        .filter(|resource| !resource.is_empty() && !resource.contains(' '))
-        .ok_or_else(|| EntraError::scope(scope))?;
-    entry.resource = Some(audience.to_owned());
-    let (holder, issuers) = {
-        let world = azure.world.read();
-        let tenant = tenant_id(&world, tenant)?;
-        (Holder::find(&world, client, &tenant)?, world.issuers.clone())
+}
+
+async fn token(
+    azure: &Azure,
+    tenant: &str,
+    request: Request,
+    entry: &mut Entry,
+) -> Result<Value, EntraError> {
+    if request.method() != Method::POST {
+        return Err(EntraError::method());
+    }
+    let form = read_form(request).await?;
+    entry.client_id = form.get("client_id").cloned();
+    let request = TokenRequest::parse(form);
+    let known = request.as_ref().ok();
+    entry.resource = known.map(|request| request.audience.clone());
+    let found = known.map(|request| find(&azure.world.read(), tenant, &request.client));
+    let holder = found.as_ref().and_then(|found| found.as_ref().ok());
+    entry.identity = holder.and_then(|holder| holder.identity.clone());
+    // Even what is refused can be slow, or fail otherwise before.
+    let subject = Subject {
+        identity: entry.identity.as_ref(),
+        client_id: holder.map(|holder| &holder.client_id),
+        resource: entry.resource.as_deref(),
+        ..Subject::default()
     };
-    entry.identity.clone_from(&holder.identity);
+    misbehave(azure, &subject).await?;
+    let request = request?;
+    let holder = find(&azure.world.read(), tenant, &request.client)?;
+    let issuers = azure.world.read().issuers.clone();
     let issuers: Vec<&Issuer> = issuers.values().collect();
-    let proof = authenticate(&holder, tenant, form, &issuers, entry)?;
-    if is_unknown_resource(audience) {
-        return Err(EntraError::unknown_resource(audience, &holder.tenant_id));
+    let proof = authenticate(&holder, tenant, &request.form, &issuers, entry)?;
+    issue(azure, holder, proof, request.audience)
+}
+
+fn find(world: &World, tenant: &str, client: &str) -> Result<Holder, EntraError> {
+    Holder::find(world, client, &tenant_id(world, tenant)?)
+}
+
+fn issue(
+    azure: &Azure,
+    holder: Holder,
+    proof: Proof,
+    audience: String,
+) -> Result<Value, EntraError> {
+    if is_unknown_resource(&audience) {
+        return Err(EntraError::unknown_resource(&audience, &holder.tenant_id));
     }
     if let Some(status) = holder.identity.as_ref().and_then(|id| azure.faults.token_status(id)) {
         return Err(EntraError::fault(status, None));
     }
     let lifetime_seconds = lifetime(azure, &holder);
     let grant = Grant {
-        audience: audience.to_owned(),
+        audience,
         client_id: holder.client_id,
         principal_id: holder.principal_id,
         tenant_id: holder.tenant_id,
@@ -162,14 +224,19 @@ impl Holder {
     fn find(world: &World, client: &str, tenant: &Guid) -> Result<Self, EntraError> {
         let unknown = || EntraError::unknown_app(client, tenant);
         let client_id: Guid = client.parse().map_err(|_| unknown())?;
-        let app = world.apps.get(&client_id).map(|app| Self {
-            client_id: app.client_id.clone(),
-            principal_id: app.principal_id.clone(),
-            tenant_id: app.tenant_id.clone(),
-            identity: None,
-            secrets: app.secrets.clone(),
-            certificates: app.certificates.clone(),
-            federated_credentials: app.federated_credentials.clone(),
+        let app = world.apps.get(&client_id).map(|app| {
+            let home = (app.principal_id.clone(), app.tenant_id.clone());
+            let guest = app.guest_tenants.get(tenant).map(|id| (id.clone(), tenant.clone()));
+            let (principal_id, tenant_id) = guest.unwrap_or(home);
+            Self {
+                client_id: app.client_id.clone(),
+                principal_id,
+                tenant_id,
+                identity: None,
+                secrets: app.secrets.clone(),
+                certificates: app.certificates.clone(),
+                federated_credentials: app.federated_credentials.clone(),
+            }
         });
         let holder = app.or_else(|| {
             world.identity_by_client(&client_id).map(|identity| Self {
@@ -220,33 +287,14 @@ fn authenticate(
 
 /// Managed identities have long-lived tokens; those of applications live 60 to 90 minutes.
 fn lifetime(azure: &Azure, holder: &Holder) -> u64 {
-    let lifetimes = azure.faults.read(|faults| faults.token_lifetime.clone());
-    if holder.identity.is_some() {
-        return lifetimes.managed_identity_seconds;
+    if let Some(id) = &holder.identity {
+        return azure.faults.identity_lifetime(id);
     }
-    lifetimes.application_seconds.unwrap_or_else(|| rand::random_range(3600..=5400))
+    let seconds = azure.faults.read(|faults| faults.token_lifetime.application_seconds);
+    seconds.unwrap_or_else(|| rand::random_range(3600..=5400))
 }
 
 fn tenant_id(world: &World, name: &str) -> Result<Guid, EntraError> {
     let tenant = world.tenant(name).ok_or_else(|| EntraError::unknown_tenant(name))?;
     Ok(tenant.id.clone())
-}
-
-fn discovery(headers: &HeaderMap, tenant: &Guid) -> Value {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    json!({
-        "token_endpoint": format!("https://{host}/{tenant}/oauth2/v2.0/token"),
-        "token_endpoint_auth_methods_supported":
-            ["client_secret_post", "private_key_jwt", "client_secret_basic"],
-        "jwks_uri": format!("https://{host}/{tenant}/discovery/v2.0/keys"),
-        "issuer": format!("https://{host}/{tenant}/v2.0"),
-        "authorization_endpoint": format!("https://{host}/{tenant}/oauth2/v2.0/authorize"),
-        "response_types_supported": ["code", "id_token"],
-        "response_modes_supported": ["query", "fragment", "form_post"],
-        "subject_types_supported": ["pairwise"],
-        "id_token_signing_alg_values_supported": ["RS256"],
-        "scopes_supported": ["openid"],
-        "tenant_region_scope": "EU",
-        "cloud_instance_name": "microsoftonline.com",
-    })
 }

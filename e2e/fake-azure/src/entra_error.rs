@@ -98,6 +98,13 @@ impl EntraError {
         Self::bad("invalid_request", 900_561, message)
     }
 
+    pub(crate) fn unknown_authority(host: &str) -> Self {
+        let message = format!(
+            "Unknown or invalid instance: '{host}' is no authority that this directory knows."
+        );
+        Self::bad("invalid_instance", 50_049, message)
+    }
+
     pub(crate) fn body() -> Self {
         Self::bad("invalid_request", 90_014, "The request body could not be read.".to_owned())
     }
@@ -116,8 +123,10 @@ impl EntraError {
         Self { retry_after, ..Self::new(status, error, code, message.to_owned()) }
     }
 
-    pub(crate) fn response(&self) -> Response<Body> {
-        let (trace, correlation) = (Guid::random(), Guid::random());
+    /// `correlation` is what the caller said, if it said something.
+    pub(crate) fn response(&self, correlation: Option<String>) -> Response<Body> {
+        let trace = Guid::random();
+        let correlation = correlation.unwrap_or_else(|| Guid::random().to_string());
         let stamp = timestamp(now_ms());
         let description = format!(
             "AADSTS{}: {} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}",
@@ -141,7 +150,8 @@ impl EntraError {
 impl From<AssertionError> for EntraError {
     fn from(error: AssertionError) -> Self {
         const CHECK: &str = "Check your federated identity credential Subject, Audience and Issuer \
-                             against the presented assertion.";
+                             against the presented assertion. \
+                             https://learn.microsoft.com/entra/workload-id/workload-identity-federation";
         match error {
             AssertionError::Malformed => {
                 Self::client(50_027, "JWT token is invalid or malformed.".to_owned())
@@ -181,7 +191,8 @@ impl From<AssertionError> for EntraError {
                 format!(
                     "No matching federated identity record found for presented assertion. \
                      Assertion Issuer: '{issuer}'. Assertion Subject: '{subject}'. Assertion \
-                     Audience: '{audience}'."
+                     Audience: '{audience}'. \
+                     https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
                 ),
             ),
             AssertionError::Issuer { issuer } => Self::unmatched(700_211, "issuer", &issuer, CHECK),

@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::arm_id::ArmId;
-use crate::faults::{AttachFault, Channel, Down, Downs, Faults, Verdict};
+use crate::faults::{AttachFault, Channel, Down, Downs, Faults, IdentityFault, Subject, Verdict};
 use crate::journal::Service;
 
 /// The faults in force.
@@ -19,9 +19,21 @@ impl FaultDesk {
     }
 
     pub(crate) fn replace(&self, faults: Faults) {
-        let downs = faults.down;
-        *self.current.lock() = faults;
-        self.downs.send_replace(downs);
+        let mut current = self.current.lock();
+        self.downs.send_replace(faults.down);
+        *current = faults;
+    }
+
+    /// Makes new faults of those in force. Nobody changes them meanwhile.
+    pub(crate) fn change<E>(
+        &self,
+        change: impl FnOnce(&Faults) -> Result<Faults, E>,
+    ) -> Result<Faults, E> {
+        let mut current = self.current.lock();
+        let changed = change(&current)?;
+        current.clone_from(&changed);
+        self.downs.send_replace(changed.down);
+        Ok(changed)
     }
 
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Faults) -> T) -> T {
@@ -29,17 +41,34 @@ impl FaultDesk {
     }
 
     /// Decides for one request.
-    pub(crate) fn judge(&self, channel: Channel, host: Option<&ArmId>) -> Verdict {
+    pub(crate) fn judge(&self, channel: Channel, subject: &Subject<'_>) -> Verdict {
         let roll = rand::random::<f64>();
-        self.current.lock().judge(channel, host, roll)
+        self.current.lock().judge(channel, subject, roll)
     }
 
     pub(crate) fn attach_fault(&self, id: &ArmId) -> Option<AttachFault> {
-        self.read(|faults| faults.identities.get(id).and_then(|fault| fault.attach))
+        self.of_identity(id, |fault| fault.attach)
     }
 
     pub(crate) fn token_status(&self, id: &ArmId) -> Option<u16> {
-        self.read(|faults| faults.identities.get(id).and_then(|fault| fault.token_status))
+        self.of_identity(id, |fault| fault.token_status)
+    }
+
+    /// How long IMDS does not know this identity after it was attached.
+    pub(crate) fn propagation_delay_ms(&self, id: &ArmId) -> u64 {
+        let own = self.of_identity(id, |fault| fault.propagation_delay_ms);
+        own.unwrap_or_else(|| self.read(|faults| faults.propagation_delay_ms))
+    }
+
+    /// The lifetime of a token of this identity.
+    pub(crate) fn identity_lifetime(&self, id: &ArmId) -> u64 {
+        let own = self.of_identity(id, |fault| fault.token_lifetime_seconds);
+        let all = || self.read(|faults| faults.token_lifetime.managed_identity_seconds);
+        own.unwrap_or_else(all)
+    }
+
+    fn of_identity<T>(&self, id: &ArmId, get: impl Fn(&IdentityFault) -> Option<T>) -> Option<T> {
+        self.read(|faults| faults.identities.get(id).and_then(get))
     }
 
     pub(crate) fn downs(&self) -> watch::Receiver<Downs> {
@@ -61,6 +90,7 @@ impl Service {
             Self::Imds => downs.imds,
             Self::Entra => downs.entra,
             Self::Arm => downs.arm,
+            Self::Vault => downs.vault,
             Self::Control => None,
         }
     }

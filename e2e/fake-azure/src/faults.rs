@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::arm_id::ArmId;
+pub(crate) use crate::fault_rule::Subject;
+pub use crate::fault_rule::{Rule, Scope, Traffic};
 
 /// Everything that can be made to fail. The default is an Azure that works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,10 @@ pub struct Faults {
     pub arm_patch: Traffic,
     /// Faults of polls of asynchronous operations.
     pub arm_poll: Traffic,
+    /// Faults of the key vaults.
+    pub vault: Traffic,
+    /// Faults of some requests only, by a name that whoever sets one chooses.
+    pub rules: BTreeMap<String, Rule>,
     /// Services that are away altogether.
     pub down: Downs,
     /// Faults of single hosts, in ARM and in IMDS.
@@ -37,22 +43,6 @@ pub struct Faults {
     pub propagation_delay_ms: u64,
     /// Lifetimes of issued tokens.
     pub token_lifetime: TokenLifetime,
-}
-
-/// Faults of one kind of request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Traffic {
-    /// Every answer is held back this long.
-    pub latency_ms: u64,
-    /// The share of requests that fail, 0 to 1.
-    pub failure_rate: f64,
-    /// This many of the next requests fail.
-    pub fail_next: u64,
-    /// The HTTP status of a failure.
-    pub status: u16,
-    /// `Retry-After` of a failure.
-    pub retry_after_seconds: Option<u64>,
 }
 
 /// Faults of one host.
@@ -79,6 +69,10 @@ pub struct IdentityFault {
     pub attach: Option<AttachFault>,
     /// What IMDS and Entra answer instead of its token.
     pub token_status: Option<u16>,
+    /// As [`Faults::propagation_delay_ms`], for this identity.
+    pub propagation_delay_ms: Option<u64>,
+    /// How long its tokens live.
+    pub token_lifetime_seconds: Option<u64>,
 }
 
 /// What ARM does when an identity is to be attached.
@@ -130,6 +124,8 @@ pub struct Downs {
     pub entra: Option<Down>,
     /// The resource manager.
     pub arm: Option<Down>,
+    /// The key vaults.
+    pub vault: Option<Down>,
 }
 
 /// How a service is away.
@@ -156,6 +152,8 @@ pub enum Channel {
     ArmPatch,
     /// Polls of asynchronous operations.
     ArmPoll,
+    /// Key vaults.
+    Vault,
 }
 
 /// Why faults are refused.
@@ -195,12 +193,13 @@ impl Faults {
     /// # Errors
     /// Names the first that does not.
     pub fn check(&self) -> Result<(), FaultsError> {
-        let traffic = [&self.imds, &self.entra, &self.arm_get, &self.arm_patch, &self.arm_poll];
-        if traffic.iter().any(|traffic| !(0.0..=1.0).contains(&traffic.failure_rate)) {
+        let services =
+            [&self.imds, &self.entra, &self.arm_get, &self.arm_patch, &self.arm_poll, &self.vault];
+        let traffic = || services.into_iter().chain(self.rules.values().map(|rule| &rule.then));
+        if traffic().any(|traffic| !(0.0..=1.0).contains(&traffic.failure_rate)) {
             return Err(FaultsError::Rate);
         }
-        let mut statuses = traffic
-            .iter()
+        let mut statuses = traffic()
             .map(|traffic| traffic.status)
             .chain(self.hosts.values().map(|host| host.status))
             .chain(self.identities.values().filter_map(|identity| identity.token_status));
@@ -214,34 +213,28 @@ impl Faults {
     }
 
     /// Decides for one request and counts it. `roll` is a random number from 0 to 1.
-    pub(crate) fn judge(&mut self, channel: Channel, host: Option<&ArmId>, roll: f64) -> Verdict {
-        let host_failure = host
+    pub(crate) fn judge(&mut self, channel: Channel, subject: &Subject<'_>, roll: f64) -> Verdict {
+        let mut failure = subject
+            .host
             .and_then(|id| self.hosts.get_mut(id))
             .filter(|fault| fault.on.is_empty() || fault.on.contains(&channel))
             .and_then(HostFault::strike);
-        let traffic = match channel {
+        let everybody = match channel {
             Channel::Imds => &mut self.imds,
             Channel::Entra => &mut self.entra,
             Channel::ArmGet => &mut self.arm_get,
             Channel::ArmPatch => &mut self.arm_patch,
             Channel::ArmPoll => &mut self.arm_poll,
+            Channel::Vault => &mut self.vault,
         };
-        Verdict {
-            latency: Duration::from_millis(traffic.latency_ms),
-            failure: host_failure.or_else(|| traffic.strike(roll)),
+        let rules = self.rules.values_mut();
+        let ruled = rules.filter(|rule| rule.when.covers(channel, subject));
+        let mut latency_ms = 0;
+        for traffic in ruled.map(|rule| &mut rule.then).chain([everybody]) {
+            latency_ms = traffic.latency_ms.max(latency_ms);
+            failure = failure.or_else(|| traffic.strike(roll));
         }
-    }
-}
-
-impl Traffic {
-    fn strike(&mut self, roll: f64) -> Option<Failure> {
-        let counted = self.fail_next > 0;
-        self.fail_next = self.fail_next.saturating_sub(1);
-        (counted || roll < self.failure_rate).then_some(Failure {
-            status: self.status,
-            code: None,
-            retry_after: self.retry_after_seconds,
-        })
+        Verdict { latency: Duration::from_millis(latency_ms), failure }
     }
 }
 
@@ -268,6 +261,8 @@ impl Default for Faults {
             arm_get: Traffic::default(),
             arm_patch: Traffic::default(),
             arm_poll: Traffic::default(),
+            vault: Traffic::default(),
+            rules: BTreeMap::new(),
             down: Downs::default(),
             hosts: BTreeMap::new(),
             identities: BTreeMap::new(),
@@ -275,18 +270,6 @@ impl Default for Faults {
             imds_rate_limit: true,
             propagation_delay_ms: 0,
             token_lifetime: TokenLifetime::default(),
-        }
-    }
-}
-
-impl Default for Traffic {
-    fn default() -> Self {
-        Self {
-            latency_ms: 0,
-            failure_rate: 0.0,
-            fail_next: 0,
-            status: 503,
-            retry_after_seconds: None,
         }
     }
 }
@@ -319,7 +302,7 @@ impl Default for TokenLifetime {
 mod tests {
     use serde_json::json;
 
-    use super::{Channel, Faults, FaultsError};
+    use super::{Channel, Faults, FaultsError, Subject};
     use crate::seed;
 
     fn faults(value: serde_json::Value) -> Faults {
@@ -330,7 +313,9 @@ mod tests {
     fn fail_next_counts_down_and_then_the_service_works() {
         let mut faults = faults(json!({"imds": {"fail_next": 2, "status": 500}}));
         let outcomes: Vec<_> = (0..3)
-            .map(|_| faults.judge(Channel::Imds, None, 0.5).failure.map(|f| f.status))
+            .map(|_| {
+                faults.judge(Channel::Imds, &Subject::default(), 0.5).failure.map(|f| f.status)
+            })
             .collect();
         assert_eq!(outcomes, [Some(500), Some(500), None]);
     }
@@ -338,28 +323,52 @@ mod tests {
     #[test]
     fn the_rate_decides_by_the_roll() {
         let mut faults = faults(json!({"entra": {"failure_rate": 0.25}}));
-        assert!(faults.judge(Channel::Entra, None, 0.24).failure.is_some());
-        assert!(faults.judge(Channel::Entra, None, 0.25).failure.is_none());
-        assert!(faults.judge(Channel::Imds, None, 0.0).failure.is_none(), "another channel");
+        let mut fails =
+            |channel, roll| faults.judge(channel, &Subject::default(), roll).failure.is_some();
+        assert!(fails(Channel::Entra, 0.24));
+        assert!(!fails(Channel::Entra, 0.25));
+        assert!(!fails(Channel::Imds, 0.0), "another channel");
     }
 
     #[test]
     fn a_host_fault_strikes_only_its_host_and_its_channels() {
-        let host = seed::scale_set_id();
+        let (host, other) = (seed::scale_set_id(), seed::machine_id());
         let mut faults = faults(json!({"hosts": {
             host.as_str(): {"on": ["arm_patch"], "status": 429, "retry_after_seconds": 7, "fail_next": 1}
         }}));
-        assert!(faults.judge(Channel::ArmGet, Some(&host), 0.0).failure.is_none());
-        assert!(faults.judge(Channel::ArmPatch, Some(&seed::machine_id()), 0.0).failure.is_none());
-        let failure = faults.judge(Channel::ArmPatch, Some(&host), 0.0).failure.unwrap();
+        let mut judge = |channel, host| {
+            let subject = Subject { host: Some(host), ..Subject::default() };
+            faults.judge(channel, &subject, 0.0).failure
+        };
+        assert!(judge(Channel::ArmGet, &host).is_none());
+        assert!(judge(Channel::ArmPatch, &other).is_none());
+        let failure = judge(Channel::ArmPatch, &host).unwrap();
         assert_eq!((failure.status, failure.retry_after), (429, Some(7)));
-        assert!(faults.judge(Channel::ArmPatch, Some(&host), 0.0).failure.is_none(), "used up");
+        assert!(judge(Channel::ArmPatch, &host).is_none(), "used up");
+    }
+
+    #[test]
+    fn a_rule_strikes_its_own_requests_and_the_longest_latency_counts() {
+        let id = seed::identity_id("demo-identity");
+        let mut faults = faults(json!({
+            "imds": {"latency_ms": 10},
+            "rules": {
+                "slow": {"when": {"on": ["imds"]}, "then": {"latency_ms": 30}},
+                "test": {"when": {"identity": id}, "then": {"failure_rate": 1.0, "status": 500}},
+            },
+        }));
+        let subject = Subject { identity: Some(&id), ..Subject::default() };
+        let verdict = faults.judge(Channel::Imds, &subject, 0.5);
+        assert_eq!((verdict.latency.as_millis(), verdict.failure.unwrap().status), (30, 500));
+        let verdict = faults.judge(Channel::Imds, &Subject::default(), 0.5);
+        assert_eq!((verdict.latency.as_millis(), verdict.failure), (30, None));
     }
 
     #[test]
     fn nonsense_is_refused() {
         for (value, expected) in [
             (json!({"imds": {"failure_rate": 1.5}}), FaultsError::Rate),
+            (json!({"rules": {"x": {"then": {"failure_rate": -1.0}}}}), FaultsError::Rate),
             (json!({"imds": {"status": 200}}), FaultsError::Status(200)),
             (json!({"operations": {"status": 201}}), FaultsError::Accepted(201)),
         ] {

@@ -34,6 +34,9 @@ pub struct Host {
     /// The machines: one for a VM, any number for a scale set.
     #[serde(default)]
     pub instances: Vec<Instance>,
+    /// Counts the changes of the host: its ETag.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 /// A host's own identity.
@@ -95,6 +98,18 @@ impl Host {
             .max_by_key(|(prefix, _)| *prefix)
     }
 
+    /// The ETag, quotes included.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        format!("\"{}\"", self.revision)
+    }
+
+    /// Attaches and detaches. Every write has an ETag of its own, also one that changes nothing.
+    pub fn change_identities(&mut self, attach: &[ArmId], detach: &[ArmId], now_ms: u64) -> Delta {
+        self.revision += 1;
+        self.identities.change(attach, detach, now_ms)
+    }
+
     /// ARM's name for the combination of identities.
     #[must_use]
     pub fn identity_type(&self) -> &'static str {
@@ -125,9 +140,9 @@ impl Attached {
         self.0.keys()
     }
 
-    /// The ids that were attached at `deadline_ms` or before: those that IMDS knows.
-    pub fn known_by(&self, deadline_ms: u64) -> impl Iterator<Item = &ArmId> {
-        self.0.iter().filter(move |(_, since)| **since <= deadline_ms).map(|(id, _)| id)
+    /// The attached ids, each with the time at which it was attached.
+    pub fn since(&self) -> impl Iterator<Item = (&ArmId, u64)> {
+        self.0.iter().map(|(id, since)| (id, *since))
     }
 
     /// Detaches, then attaches; says what that changed. What stays keeps its time and spelling.
@@ -183,10 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_known_only_from_its_own_time_on() {
+    fn an_identity_keeps_the_time_of_its_first_attach() {
         let mut attached = Attached::from(vec![id("old")]);
         attached.change(&[id("new")], &[], 100);
-        assert_eq!(attached.known_by(99).count(), 1);
-        assert_eq!(attached.known_by(100).count(), 2);
+        attached.change(&[id("new"), id("old")], &[], 200);
+        let times: Vec<u64> = attached.since().map(|(_, since)| since).collect();
+        assert_eq!(times, [100, 0]);
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::arm_id::{ArmId, ResourceKind};
 use crate::azure::{Azure, Peer};
 use crate::clock::now_ms;
-use crate::faults::Channel;
+use crate::faults::{Channel, Subject};
 use crate::guid::Guid;
 use crate::host::Host;
 use crate::imds_error::ImdsError;
@@ -21,6 +21,7 @@ use crate::imds_limit::Place;
 use crate::imds_request::{
     Endpoint, Selector, TokenQuery, check_head, endpoint, parameters, token_query,
 };
+use crate::imds_stats::Visit;
 use crate::journal::{Entry, Service};
 use crate::reply;
 use crate::tokens::{Grant, Proof};
@@ -39,6 +40,7 @@ pub(crate) async fn serve(
     recording.entry.method = request.method().to_string();
     recording.entry.path = request.uri().path().to_owned();
     recording.entry.query = request.uri().query().map(str::to_owned);
+    recording.entry.correlation_id = reply::correlation_id(request.headers());
     azure.faults.while_hanging(Service::Imds).await;
     let (head, _) = request.into_parts();
     let mut response = match answer(&azure, source, &head, &mut recording.entry).await {
@@ -75,11 +77,12 @@ async fn answer(
         _ => {
             // Held until the answer is complete: it is one of the five at a time.
             let _place = throttle(azure, &caller, source)?;
-            misbehave(azure, &caller.host).await?;
             if endpoint == Endpoint::IdentityInfo {
+                let subject = Subject { host: Some(&caller.host), ..Subject::default() };
+                misbehave(azure, &subject).await?;
                 return identity_info(azure, &caller);
             }
-            token(azure, &caller, &token_query(&parameters)?, entry)
+            token(azure, &caller, &parameters, entry).await
         }
     }
 }
@@ -105,15 +108,27 @@ impl Caller {
     }
 }
 
-fn throttle(azure: &Azure, caller: &Caller, source: IpAddr) -> Result<Option<Place>, ImdsError> {
+fn throttle(
+    azure: &Azure,
+    caller: &Caller,
+    source: IpAddr,
+) -> Result<(Visit, Option<Place>), ImdsError> {
+    let machine = caller.machine(source);
+    let visit = azure.imds_stats.enter(&machine);
     if !azure.faults.read(|faults| faults.imds_rate_limit) {
-        return Ok(None);
+        return Ok((visit, None));
     }
-    azure.imds_limit.enter(&caller.machine(source)).map(Some).ok_or(ImdsError::Throttled)
+    match azure.imds_limit.enter(&machine) {
+        Some(place) => Ok((visit, Some(place))),
+        None => {
+            visit.throttled();
+            Err(ImdsError::Throttled)
+        }
+    }
 }
 
-async fn misbehave(azure: &Azure, host: &ArmId) -> Result<(), ImdsError> {
-    let verdict = azure.faults.judge(Channel::Imds, Some(host));
+async fn misbehave(azure: &Azure, subject: &Subject<'_>) -> Result<(), ImdsError> {
+    let verdict = azure.faults.judge(Channel::Imds, subject);
     if !verdict.latency.is_zero() {
         tokio::time::sleep(verdict.latency).await;
     }
@@ -125,38 +140,45 @@ async fn misbehave(azure: &Azure, host: &ArmId) -> Result<(), ImdsError> {
     }
 }
 
-fn token(
+async fn token(
     azure: &Azure,
     caller: &Caller,
-    query: &TokenQuery,
+    parameters: &[(String, String)],
     entry: &mut Entry,
 ) -> Result<Value, ImdsError> {
-    entry.resource = Some(query.resource.clone());
-    let (delay, lifetime) = azure.faults.read(|faults| {
-        (faults.propagation_delay_ms, faults.token_lifetime.managed_identity_seconds)
-    });
-    let known_by = now_ms().saturating_sub(delay);
-    let holder = {
-        let world = azure.world.read();
-        let host = world.hosts.get(&caller.host).ok_or(ImdsError::IdentityNotFound)?;
-        choose(&world, host, &query.selector, known_by)?
+    let query = token_query(parameters);
+    let found = query.and_then(|query| Ok((find(azure, caller, &query)?, query)));
+    // Even what is refused can be slow, or fail otherwise before.
+    let known = found.as_ref().ok();
+    let subject = Subject {
+        host: Some(&caller.host),
+        identity: known.map(|(holder, _)| &holder.id),
+        client_id: known.map(|(holder, _)| &holder.client_id),
+        resource: known.map(|(_, query)| query.resource.as_str()),
     };
-    entry.identity = Some(holder.id.clone());
-    entry.client_id = Some(holder.client_id.to_string());
+    entry.identity = subject.identity.cloned();
+    entry.client_id = subject.client_id.map(ToString::to_string);
+    entry.resource = subject.resource.map(str::to_owned);
+    misbehave(azure, &subject).await?;
+    let (holder, query) = found?;
     if let Some(status) = azure.faults.token_status(&holder.id) {
         return Err(ImdsError::Fault { status, retry_after: None });
     }
     if is_unknown_resource(&query.resource) {
-        return Err(ImdsError::UnknownResource(query.resource.clone()));
+        return Err(ImdsError::UnknownResource(query.resource));
     }
+    issue(azure, holder, &query)
+}
+
+fn issue(azure: &Azure, holder: Holder, query: &TokenQuery) -> Result<Value, ImdsError> {
     let grant = Grant {
+        lifetime_seconds: azure.faults.identity_lifetime(&holder.id),
         audience: query.resource.clone(),
         client_id: holder.client_id,
         principal_id: holder.principal_id,
         tenant_id: holder.tenant_id,
         resource_id: Some(holder.id.to_string()),
         proof: Proof::Assertion,
-        lifetime_seconds: lifetime,
     };
     let (token, claims) = azure.issue(&grant).map_err(|_| ImdsError::Internal)?;
     let expires_in = claims.exp.saturating_sub(claims.iat).to_string();
@@ -181,6 +203,16 @@ struct Holder {
     tenant_id: Guid,
 }
 
+/// The identity that is asked for, among those that this host's metadata service knows by now.
+fn find(azure: &Azure, caller: &Caller, query: &TokenQuery) -> Result<Holder, ImdsError> {
+    let now = now_ms();
+    let is_known =
+        |id: &ArmId, since: u64| since <= now.saturating_sub(azure.faults.propagation_delay_ms(id));
+    let world = azure.world.read();
+    let host = world.hosts.get(&caller.host).ok_or(ImdsError::IdentityNotFound)?;
+    choose(&world, host, &query.selector, is_known)
+}
+
 /// The identity that a selector means on this host. Without one it is the system-assigned identity,
 /// else the only user-assigned one, as Azure documents it: a caller that forgets the selector gets
 /// the host's own identity.
@@ -188,7 +220,7 @@ fn choose(
     world: &World,
     host: &Host,
     selector: &Selector,
-    known_by: u64,
+    is_known: impl Fn(&ArmId, u64) -> bool,
 ) -> Result<Holder, ImdsError> {
     let system = host.system_assigned.as_ref().map(|system| Holder {
         id: host.id.clone(),
@@ -196,7 +228,8 @@ fn choose(
         principal_id: system.principal_id.clone(),
         tenant_id: host.tenant_id.clone(),
     });
-    let assigned = host.identities.known_by(known_by).filter_map(|id| world.identities.get(id));
+    let attached = host.identities.since().filter(|(id, since)| is_known(id, *since));
+    let assigned = attached.filter_map(|(id, _)| world.identities.get(id));
     let mut user = assigned.map(|identity| Holder {
         id: identity.id.clone(),
         client_id: identity.client_id.clone(),
@@ -264,7 +297,7 @@ mod tests {
         }
         let ids: Vec<_> = attached.iter().map(|name| seed::identity_id(name)).collect();
         host.identities = Attached::from(ids);
-        choose(&world, &host, selector, u64::MAX).map(|holder| holder.id.name().to_owned())
+        choose(&world, &host, selector, |_, _| true).map(|holder| holder.id.name().to_owned())
     }
 
     #[test]

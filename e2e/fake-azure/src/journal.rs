@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::arm_id::ArmId;
 use crate::clock::now_ms;
 
-/// The four doors of the fake.
+/// The doors of the fake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Service {
@@ -21,6 +21,8 @@ pub enum Service {
     Entra,
     /// The resource manager.
     Arm,
+    /// The key vaults.
+    Vault,
     /// The control API. Its requests are not recorded.
     Control,
 }
@@ -35,7 +37,7 @@ pub struct Entry {
     pub time_ms: u64,
     /// How long the answer took.
     pub duration_ms: u64,
-    /// `imds`, `entra`, `arm`, or `operation` for the end of an asynchronous ARM write.
+    /// `imds`, `entra`, `arm`, `vault`, or `operation` for the end of an asynchronous ARM write.
     pub service: String,
     /// The HTTP method.
     pub method: String,
@@ -61,7 +63,7 @@ pub struct Entry {
     /// Whose token was given, or which identity was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<ArmId>,
-    /// The application id that asked Entra, or whose token IMDS gave.
+    /// The application id that asked Entra, ARM or a vault, or whose token IMDS gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
     /// The audience of the token.
@@ -85,6 +87,9 @@ pub struct Entry {
     /// The asynchronous operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
+    /// `x-ms-client-request-id` or `client-request-id` of the caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
     /// `x-ms-request-id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -160,6 +165,7 @@ impl Service {
             Self::Imds => "imds",
             Self::Entra => "entra",
             Self::Arm => "arm",
+            Self::Vault => "vault",
             Self::Control => "control",
         }
     }

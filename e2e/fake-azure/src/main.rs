@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 #[derive(Parser)]
-#[command(version, about = "A fake Azure: IMDS, Entra and ARM over one world")]
+#[command(version, about = "A fake Azure: IMDS, Entra, ARM and Key Vault over one world")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -39,6 +39,9 @@ struct Serve {
     /// The resource manager, TLS.
     #[arg(long, env = "FAKE_AZURE_ARM", default_value = "10.77.0.254:9443")]
     arm: SocketAddr,
+    /// The key vaults, TLS.
+    #[arg(long, env = "FAKE_AZURE_VAULT", default_value = "10.77.0.254:10443")]
+    vault: SocketAddr,
     /// The control API, plain HTTP.
     #[arg(long, env = "FAKE_AZURE_CONTROL", default_value = "10.77.0.254:8000")]
     control: SocketAddr,
@@ -78,6 +81,7 @@ impl TryFrom<Serve> for Config {
             imds: args.imds,
             entra: args.entra,
             arm: args.arm,
+            vault: args.vault,
             control: args.control,
             tls_names: args.tls_names,
             tls_addresses: args.tls_addresses,

@@ -202,7 +202,7 @@ impl Host {
             self.system_assigned =
                 Some(SystemAssigned { client_id: Guid::random(), principal_id: Guid::random() });
         }
-        self.identities.change(&change.attach, &change.detach, now_ms)
+        self.change_identities(&change.attach, &change.detach, now_ms)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who can get a token: app registrations and user-assigned identities, and what they prove it by.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct App {
     /// Federated credentials.
     #[serde(default)]
     pub federated_credentials: Vec<FederatedCredential>,
+    /// Further tenants that let the application in, and the object id that it has in each.
+    #[serde(default)]
+    pub guest_tenants: BTreeMap<Guid, Guid>,
 }
 
 /// A user-assigned managed identity.
@@ -74,9 +78,9 @@ pub struct FederatedCredential {
     pub issuer: String,
     /// Compared exactly.
     pub subject: String,
-    /// Compared exactly with each audience of the token.
-    #[serde(default = "exchange_audience")]
-    pub audience: String,
+    /// Each compared exactly with each audience of the token.
+    #[serde(default = "exchange_audiences")]
+    pub audiences: Vec<String>,
 }
 
 /// The keys of an issuer of federated tokens. Without them signatures are not checked.
@@ -89,13 +93,13 @@ pub struct Issuer {
     pub jwks: Value,
 }
 
-/// A client secret. Its text is never printed.
+/// A secret of an application or of a vault. Its text is never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClientSecret(String);
 
-fn exchange_audience() -> String {
-    "api://AzureADTokenExchange".to_owned()
+fn exchange_audiences() -> Vec<String> {
+    vec!["api://AzureADTokenExchange".to_owned()]
 }
 
 impl ClientSecret {
@@ -103,6 +107,12 @@ impl ClientSecret {
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.to_owned())
+    }
+
+    /// The text. Whoever calls this must not log it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
     }
 
     /// Whether this is the secret.

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
 /// A JSON answer.
@@ -32,4 +32,11 @@ pub(crate) fn set_header(response: &mut Response<Body>, name: &'static str, valu
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
+}
+
+/// The id by which the caller wants to find its request again.
+pub(crate) fn correlation_id(headers: &HeaderMap) -> Option<String> {
+    let names = ["x-ms-client-request-id", "client-request-id"];
+    let value = names.iter().find_map(|name| headers.get(*name))?;
+    value.to_str().ok().map(str::to_owned)
 }

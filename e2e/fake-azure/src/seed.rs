@@ -1,8 +1,11 @@
 //! The world that a fresh fake starts with. Its ids are fixed and documented in the README.
 
+use std::collections::BTreeMap;
+
 use crate::arm_id::ArmId;
 use crate::guid::Guid;
 use crate::host::{Attached, Host, Instance, SystemAssigned};
+use crate::key_vault::KeyVault;
 use crate::principal::{App, ClientSecret, Identity, Tenant};
 use crate::world::World;
 
@@ -16,6 +19,8 @@ pub const DEMO_APP: &str = "40000000-0000-0000-0000-000000000001";
 pub const DEMO_APP_SECRET: &str = "not-a-secret-demo-app";
 /// The application id that the controller uses against ARM.
 pub const CONTROLLER_APP: &str = "40000000-0000-0000-0000-000000000002";
+/// The only key vault, of which `demo-identity` may read the secrets.
+pub const VAULT: &str = "demo";
 /// The client secret of the controller's application.
 pub const CONTROLLER_APP_SECRET: &str = "not-a-secret-controller";
 
@@ -52,9 +57,18 @@ pub fn world() -> World {
             secrets: vec![ClientSecret::new(secret)],
             certificates: Vec::new(),
             federated_credentials: Vec::new(),
+            guest_tenants: BTreeMap::new(),
         };
         world.apps.insert(app.client_id.clone(), app);
     }
+    let vault = KeyVault {
+        name: VAULT.to_owned(),
+        tenant_id: tenant(),
+        location: location(),
+        readers: vec![numbered(3, 1)],
+        secrets: [("demo-secret".to_owned(), ClientSecret::new("not-a-secret-demo"))].into(),
+    };
+    world.vaults.insert(vault.name.clone(), vault);
     let nodes = scale_set();
     world.default_host = Some(nodes.id.clone());
     for host in [nodes, machine()] {
@@ -100,6 +114,7 @@ fn scale_set() -> Host {
         system_assigned: None,
         identities: Attached::from(vec![agentpool]),
         instances: vec![instance("nodes_0", 1), instance("nodes_1", 2)],
+        revision: 1,
     }
 }
 
@@ -115,6 +130,7 @@ fn machine() -> Host {
         }),
         identities: Attached::default(),
         instances: vec![instance("vm3", 3)],
+        revision: 1,
     }
 }
 

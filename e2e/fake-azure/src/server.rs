@@ -1,8 +1,8 @@
 //! Starting and stopping the fake: in a process of its own or inside a test.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::azure::{Azure, Parts};
+use crate::config::{ARM_AUDIENCES, Config};
 use crate::control::{self, Control};
 use crate::faults::Downs;
 use crate::journal::Service;
@@ -21,33 +22,8 @@ use crate::listener::Door;
 use crate::store::{Store, StoreError};
 use crate::tls::{Authority, TlsError};
 use crate::tokens::{Signer, SignerError};
-use crate::world::{World, WorldError};
-use crate::{arm, entra, imds, seed};
-
-/// How to run the fake.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where the authority, the signing key and the world are kept.
-    pub state_dir: PathBuf,
-    /// The address of the metadata service (plain HTTP).
-    pub imds: SocketAddr,
-    /// The address of the token endpoint (TLS).
-    pub entra: SocketAddr,
-    /// The address of the resource manager (TLS).
-    pub arm: SocketAddr,
-    /// The address of the control API (plain HTTP).
-    pub control: SocketAddr,
-    /// More DNS names in the certificate.
-    pub tls_names: Vec<String>,
-    /// More addresses in the certificate.
-    pub tls_addresses: Vec<IpAddr>,
-    /// More token audiences that the resource manager accepts.
-    pub arm_audiences: Vec<String>,
-    /// The world to start from.
-    pub seed: World,
-    /// How many journal entries are kept.
-    pub journal_capacity: usize,
-}
+use crate::world::WorldError;
+use crate::{arm, entra, imds, vault};
 
 /// Where the doors are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +34,8 @@ pub struct Addresses {
     pub entra: SocketAddr,
     /// The resource manager.
     pub arm: SocketAddr,
+    /// The key vaults.
+    pub vault: SocketAddr,
     /// The control API.
     pub control: SocketAddr,
 }
@@ -102,47 +80,6 @@ pub struct FakeAzure {
     tasks: TaskTracker,
 }
 
-const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-/// Audiences of the public and the sovereign clouds' resource managers.
-const ARM_AUDIENCES: [&str; 6] = [
-    "https://management.azure.com",
-    "https://management.core.windows.net",
-    "https://management.usgovcloudapi.net",
-    "https://management.core.usgovcloudapi.net",
-    "https://management.chinacloudapi.cn",
-    "https://management.core.chinacloudapi.cn",
-];
-
-impl Config {
-    /// All doors on free ports of the loopback interface, and the default world.
-    #[must_use]
-    pub fn local(state_dir: &Path) -> Self {
-        Self {
-            state_dir: state_dir.to_owned(),
-            imds: LOCAL,
-            entra: LOCAL,
-            arm: LOCAL,
-            control: LOCAL,
-            tls_names: Vec::new(),
-            tls_addresses: Vec::new(),
-            arm_audiences: Vec::new(),
-            seed: seed::world(),
-            journal_capacity: 100_000,
-        }
-    }
-
-    fn tls(&self, authority: &Authority) -> Result<Arc<ServerConfig>, StartError> {
-        let names = [&["localhost".to_owned()][..], &self.tls_names].concat();
-        let own = [self.entra.ip(), self.arm.ip(), Ipv4Addr::LOCALHOST.into()];
-        let mut addresses: Vec<IpAddr> =
-            own.into_iter().chain(self.tls_addresses.clone()).collect();
-        addresses.retain(|address| !address.is_unspecified());
-        addresses.sort();
-        addresses.dedup();
-        authority.server(&names, &addresses).map_err(StartError::Tls)
-    }
-}
-
 impl FakeAzure {
     /// Starts all services. They answer when this returns.
     ///
@@ -153,11 +90,11 @@ impl FakeAzure {
             .map_err(|error| StartError::StateDir(config.state_dir.clone(), error))?;
         config.seed.check().map_err(StartError::Seed)?;
         let authority = Authority::open(&config.state_dir).map_err(StartError::Tls)?;
-        let tls = config.tls(&authority)?;
+        let tls = config.tls(&authority).map_err(StartError::Tls)?;
         let store = Store::new(&config.state_dir);
         let listeners = Listeners::bind(&config).await?;
         let addresses = listeners.addresses(&config)?;
-        let azure = Arc::new(azure(&config, &store, addresses.arm)?);
+        let azure = Arc::new(azure(&config, &store, addresses)?);
         let fake = Self {
             addresses,
             ca_pem: authority.pem().to_owned(),
@@ -176,7 +113,7 @@ impl FakeAzure {
         self.addresses
     }
 
-    /// The authority that signed the certificate of Entra and ARM, PEM.
+    /// The authority that signed the certificate of Entra, ARM and the vaults, PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
@@ -204,6 +141,12 @@ impl FakeAzure {
     #[must_use]
     pub fn arm_url(&self) -> String {
         format!("https://{}", self.addresses.arm)
+    }
+
+    /// `https://<address>` of the key vaults.
+    #[must_use]
+    pub fn vault_url(&self) -> String {
+        format!("https://{}", self.addresses.vault)
     }
 
     /// `http://<address>` of the control API.
@@ -240,6 +183,12 @@ impl FakeAzure {
                 Some(Arc::clone(tls)),
                 Router::new().fallback(arm::serve).with_state(state()),
             ),
+            (
+                Service::Vault,
+                listeners.vault,
+                Some(Arc::clone(tls)),
+                Router::new().fallback(vault::serve).with_state(state()),
+            ),
         ];
         let mut listening = Vec::new();
         for (service, listener, tls, router) in doors {
@@ -263,6 +212,7 @@ impl FakeAzure {
             Service::Imds => self.addresses.imds,
             Service::Entra => self.addresses.entra,
             Service::Arm => self.addresses.arm,
+            Service::Vault => self.addresses.vault,
             Service::Control => self.addresses.control,
         };
         let downs = self.azure.faults.downs();
@@ -279,7 +229,7 @@ impl Drop for FakeAzure {
     }
 }
 
-fn azure(config: &Config, store: &Store, arm: SocketAddr) -> Result<Azure, StartError> {
+fn azure(config: &Config, store: &Store, addresses: Addresses) -> Result<Azure, StartError> {
     let world = match store.load().map_err(StartError::Store)? {
         Some(world) => {
             tracing::info!("Loaded the saved world; the seed counts again after a reset");
@@ -288,7 +238,7 @@ fn azure(config: &Config, store: &Store, arm: SocketAddr) -> Result<Azure, Start
         None => config.seed.clone(),
     };
     let mut arm_audiences: Vec<String> = ARM_AUDIENCES.map(str::to_owned).into();
-    arm_audiences.push(format!("https://{arm}"));
+    arm_audiences.push(format!("https://{}", addresses.arm));
     arm_audiences.extend(config.arm_audiences.iter().cloned());
     Ok(Azure::new(Parts {
         world,
@@ -296,6 +246,7 @@ fn azure(config: &Config, store: &Store, arm: SocketAddr) -> Result<Azure, Start
         signer: Signer::open(&config.state_dir).map_err(StartError::Signer)?,
         journal_capacity: config.journal_capacity,
         arm_audiences,
+        entra_url: format!("https://{}", addresses.entra),
     }))
 }
 
@@ -303,6 +254,7 @@ struct Listeners {
     imds: TcpListener,
     entra: TcpListener,
     arm: TcpListener,
+    vault: TcpListener,
     control: TcpListener,
 }
 
@@ -319,6 +271,7 @@ impl Listeners {
             imds: bind("imds", config.imds).await?,
             entra: bind("entra", config.entra).await?,
             arm: bind("arm", config.arm).await?,
+            vault: bind("vault", config.vault).await?,
             control: bind("control", config.control).await?,
         })
     }
@@ -331,6 +284,7 @@ impl Listeners {
             imds: local("imds", &self.imds, config.imds)?,
             entra: local("entra", &self.entra, config.entra)?,
             arm: local("arm", &self.arm, config.arm)?,
+            vault: local("vault", &self.vault, config.vault)?,
             control: local("control", &self.control, config.control)?,
         })
     }

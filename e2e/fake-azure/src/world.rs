@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::arm_id::{ArmId, ResourceKind};
 use crate::guid::Guid;
 use crate::host::{Delta, Host};
+use crate::key_vault::KeyVault;
 use crate::merge::merge;
 use crate::principal::{App, Identity, Issuer, Tenant};
 
@@ -29,6 +30,8 @@ pub struct World {
     pub hosts: BTreeMap<ArmId, Host>,
     /// Issuers of federated tokens by `iss`.
     pub issuers: BTreeMap<String, Issuer>,
+    /// Key vaults by name.
+    pub vaults: BTreeMap<String, KeyVault>,
     /// The host that a request from an unknown address counts as.
     pub default_host: Option<ArmId>,
 }
@@ -63,6 +66,7 @@ struct Lists {
     identities: Vec<Identity>,
     hosts: Vec<Host>,
     issuers: Vec<Issuer>,
+    vaults: Vec<KeyVault>,
     default_host: Option<ArmId>,
 }
 
@@ -119,8 +123,10 @@ impl World {
     #[must_use]
     pub fn view(&self) -> Value {
         let mut view = json!(self);
-        if let Some(apps) = view.get_mut("apps").and_then(Value::as_array_mut) {
-            apps.iter_mut().for_each(redact);
+        for list in ["apps", "vaults"] {
+            if let Some(items) = view.get_mut(list).and_then(Value::as_array_mut) {
+                items.iter_mut().for_each(redact);
+            }
         }
         view
     }
@@ -161,6 +167,17 @@ impl World {
         put(&mut self.issuers, key, body)
     }
 
+    /// Creates a key vault or merges into it.
+    ///
+    /// # Errors
+    /// If the body does not describe one.
+    pub fn put_vault(&mut self, body: Value) -> Result<Value, WorldError> {
+        let key = key(&body, "name")?;
+        let mut view = put(&mut self.vaults, key, body)?;
+        redact(&mut view);
+        Ok(view)
+    }
+
     /// Creates a user-assigned identity or merges into it.
     ///
     /// # Errors
@@ -187,7 +204,7 @@ impl World {
         self.check_host(&host.id, wanted.iter().filter(|id| !host.identities.contains(id)))?;
         let gone: Vec<ArmId> =
             host.identities.ids().filter(|id| !wanted.contains(id)).cloned().collect();
-        host.identities.change(&wanted, &gone, now_ms);
+        host.change_identities(&wanted, &gone, now_ms);
         let view = json!(host);
         self.hosts.insert(key, host);
         Ok(view)
@@ -207,7 +224,7 @@ impl World {
             return Err(WorldError::Missing(id.to_string()));
         }
         let host = self.hosts.get_mut(host).ok_or_else(|| WorldError::Missing(host.to_string()))?;
-        Ok(host.identities.change(attach, detach, now_ms))
+        Ok(host.change_identities(attach, detach, now_ms))
     }
 
     fn check_host<'a>(
@@ -246,9 +263,13 @@ fn merged<T: Serialize + DeserializeOwned>(old: Option<&T>, body: Value) -> Resu
     serde_json::from_value(merge(base, body)).map_err(WorldError::Body)
 }
 
-fn redact(app: &mut Value) {
-    if let Some(secrets) = app.get_mut("secrets").and_then(Value::as_array_mut) {
-        secrets.iter_mut().for_each(|secret| *secret = json!("redacted"));
+/// Hides the secrets of an application (a list) or of a vault (by name).
+fn redact(item: &mut Value) {
+    let hide = |secret: &mut Value| *secret = json!("redacted");
+    match item.get_mut("secrets") {
+        Some(Value::Array(secrets)) => secrets.iter_mut().for_each(hide),
+        Some(Value::Object(secrets)) => secrets.values_mut().for_each(hide),
+        _ => {}
     }
 }
 
@@ -260,6 +281,7 @@ impl From<Lists> for World {
             identities: lists.identities.into_iter().map(|item| (item.id.clone(), item)).collect(),
             hosts: lists.hosts.into_iter().map(|item| (item.id.clone(), item)).collect(),
             issuers: lists.issuers.into_iter().map(|item| (item.issuer.clone(), item)).collect(),
+            vaults: lists.vaults.into_iter().map(|item| (item.name.clone(), item)).collect(),
             default_host: lists.default_host,
         }
     }
@@ -273,6 +295,7 @@ impl From<World> for Lists {
             identities: world.identities.into_values().collect(),
             hosts: world.hosts.into_values().collect(),
             issuers: world.issuers.into_values().collect(),
+            vaults: world.vaults.into_values().collect(),
             default_host: world.default_host,
         }
     }
@@ -324,8 +347,8 @@ mod tests {
             .unwrap();
         let host = &world.hosts[&id];
         assert_eq!(host.instances.len(), 2);
-        assert_eq!(host.identities.known_by(49).count(), 0, "the new identity counts from now");
-        assert_eq!(host.identities.known_by(50).count(), 1);
+        let times: Vec<u64> = host.identities.since().map(|(_, since)| since).collect();
+        assert_eq!((times, host.revision), (vec![50], 2), "the new identity counts from now");
     }
 
     #[test]

@@ -8,12 +8,12 @@ use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SigningKey}
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, demo, jwt, read, start};
+use crate::fixture::{Fixture, jwt, read, start};
 
 const VAULT: &str = "https://vault.azure.net/.default";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
@@ -21,7 +21,11 @@ fn rsa_key() -> KeyPair {
     KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
 }
 
-async fn with_assertion(fixture: &Fixture, client: &str, assertion: &str) -> (StatusCode, Value) {
+pub(crate) async fn with_assertion(
+    fixture: &Fixture,
+    client: &str,
+    assertion: &str,
+) -> (StatusCode, Value) {
     let form = [
         ("grant_type", "client_credentials"),
         ("client_id", client),
@@ -125,72 +129,6 @@ async fn a_certificate_assertion_is_checked_against_the_registered_certificate()
     assert_eq!(journal[2].error.as_deref(), Some("AADSTS700027"));
 }
 
-fn service_account_claims() -> Value {
-    json!({
-        "iss": "https://cluster.example", "sub": "system:serviceaccount:team:app",
-        "aud": ["api://AzureADTokenExchange"], "iat": now(), "exp": now() + 600,
-    })
-}
-
-#[tokio::test]
-async fn a_federated_assertion_must_match_a_credential() {
-    let fixture = start().await;
-    let unsigned = |claims: &Value| jwt(&json!({"alg": "RS256"}), claims, |_| vec![0]);
-    let assertion = unsigned(&service_account_claims());
-    let (status, body) = with_assertion(&fixture, seed::DEMO_APP, &assertion).await;
-    assert_eq!((status.as_u16(), &body["error_codes"]), (400, &json!([70_021])));
-
-    let app = json!({"client_id": seed::DEMO_APP, "federated_credentials": [
-        {"issuer": "https://cluster.example", "subject": "system:serviceaccount:team:app"},
-    ]});
-    fixture.ask(Method::POST, "/_fake/apps", app).await;
-    let (status, body) = with_assertion(&fixture, seed::DEMO_APP, &assertion).await;
-    assert_eq!(status, StatusCode::OK, "{body}");
-
-    let mut other = service_account_claims();
-    other["sub"] = json!("system:serviceaccount:team:other");
-    let (status, body) = with_assertion(&fixture, seed::DEMO_APP, &unsigned(&other)).await;
-    assert_eq!((status.as_u16(), &body["error_codes"]), (401, &json!([700_213])));
-
-    let journal = fixture.journal("entra").await;
-    assert_eq!(journal[1].credential.as_deref(), Some("federated"));
-    assert_eq!(journal[1].signature_checked, Some(false), "nobody told the issuer's keys");
-    let text = serde_json::to_string(&journal).unwrap();
-    assert!(!text.contains(&assertion), "no assertion in the journal");
-}
-
-#[tokio::test]
-async fn the_keys_of_a_known_issuer_decide() {
-    let fixture = start().await;
-    // The fake's own keys stand in for a cluster's: any token it issued has a true signature.
-    let (_, issued) =
-        fixture.secret_token(seed::DEMO_APP, seed::DEMO_APP_SECRET, "cluster/.default").await;
-    let genuine = issued["access_token"].as_str().unwrap();
-    let claims = fixture.claims(&issued);
-    let identity = json!({"id": demo(), "federated_credentials": [
-        {"issuer": claims.iss, "subject": claims.sub, "audience": "cluster"},
-    ]});
-    let client = seed_client(&fixture.ask(Method::POST, "/_fake/identities", identity).await);
-    let issuer = json!({"issuer": claims.iss, "jwks": fixture.fake.jwks()});
-    fixture.ask(Method::POST, "/_fake/issuers", issuer).await;
-
-    let (status, body) = with_assertion(&fixture, &client, genuine).await;
-    assert_eq!(status, StatusCode::OK, "{body}");
-    assert_eq!(fixture.claims(&body).xms_mirid.unwrap(), demo().as_str());
-    assert_eq!(body["expires_in"], 86_400, "a managed identity's lifetime");
-
-    let (head, _) = genuine.rsplit_once('.').unwrap();
-    let forged = format!("{head}.{}", URL_SAFE_NO_PAD.encode([1; 256]));
-    let (status, body) = with_assertion(&fixture, &client, &forged).await;
-    assert_eq!((status.as_u16(), &body["error_codes"]), (401, &json!([700_027])));
-    let journal = fixture.journal("entra").await;
-    assert_eq!(journal[1].signature_checked, Some(true));
-}
-
-fn seed_client(identity: &Value) -> String {
-    identity["client_id"].as_str().unwrap().to_owned()
-}
-
 #[tokio::test]
 async fn discovery_leads_to_the_keys_that_verify_tokens() {
     let fixture = start().await;
@@ -221,4 +159,68 @@ async fn faults_and_secrets_stay_where_they_belong() {
     assert_eq!(status, StatusCode::OK);
     let journal = serde_json::to_string(&fixture.journal("entra").await).unwrap();
     assert!(journal.contains("client_secret") && !journal.contains(seed::DEMO_APP_SECRET));
+}
+
+#[tokio::test]
+async fn an_authority_is_discovered_as_clients_do_it() {
+    let fixture = start().await;
+    let base = fixture.fake.entra_url();
+    let ask = async |path: String| read(fixture.http.get(path).send().await.unwrap()).await;
+    let endpoint = format!("{base}/{}/oauth2/v2.0/authorize", seed::TENANT);
+    let (status, body) = ask(format!(
+        "{base}/common/discovery/instance?api-version=1.1&authorization_endpoint={endpoint}"
+    ))
+    .await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let aliases = body["metadata"].to_string();
+    assert!(aliases.contains(base.trim_start_matches("https://")), "{aliases}");
+    let (status, document) = ask(body["tenant_discovery_endpoint"].as_str().unwrap().into()).await;
+    assert_eq!(status, StatusCode::OK, "{document}");
+    assert_eq!(document["issuer"], format!("{base}/{}/v2.0", seed::TENANT));
+
+    let (status, body) = ask(format!(
+        "{base}/common/discovery/instance?authorization_endpoint=https://evil.example/x/authorize"
+    ))
+    .await;
+    assert_eq!((status.as_u16(), &body["error"]), (400, &json!("invalid_instance")));
+}
+
+#[tokio::test]
+async fn an_application_is_somebody_else_in_another_tenant() {
+    const GUEST: &str = "10000000-0000-0000-0000-000000000002";
+    const OBJECT: &str = "50000000-0000-0000-0000-0000000000aa";
+    let fixture = start().await;
+    fixture.ask(Method::POST, "/_fake/tenants", json!({"id": GUEST})).await;
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", seed::DEMO_APP),
+        ("client_secret", seed::DEMO_APP_SECRET),
+        ("scope", VAULT),
+    ];
+    let (_, body) = fixture.entra(GUEST, &form).await;
+    assert_eq!(body["error_codes"], json!([700_016]), "not let in yet");
+    let app = json!({"client_id": seed::DEMO_APP, "guest_tenants": {GUEST: OBJECT}});
+    fixture.ask(Method::POST, "/_fake/apps", app).await;
+    let (status, body) = fixture.entra(GUEST, &form).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let claims = fixture.claims(&body);
+    assert_eq!((claims.tid.as_str(), claims.oid.as_str()), (GUEST, OBJECT));
+    assert_eq!(claims.appid.as_str(), seed::DEMO_APP);
+    let (_, body) = fixture.entra(seed::TENANT, &form).await;
+    assert_eq!(fixture.claims(&body).tid.as_str(), seed::TENANT);
+}
+
+#[tokio::test]
+async fn the_callers_correlation_id_comes_back_and_is_recorded() {
+    const ID: &str = "0f0f0f0f-0000-0000-0000-000000000001";
+    let fixture = start().await;
+    let url = format!("{}/{}/oauth2/v2.0/token", fixture.fake.entra_url(), seed::TENANT);
+    let request = fixture.http.post(url).header("client-request-id", ID).body("grant_type=x");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["client-request-id"], ID);
+    let (_, body) = read(response).await;
+    assert_eq!(body["correlation_id"], ID);
+    assert!(body["error_description"].as_str().unwrap().contains(ID));
+    let journal = fixture.journal("entra").await;
+    assert_eq!(journal[0].correlation_id.as_deref(), Some(ID));
 }

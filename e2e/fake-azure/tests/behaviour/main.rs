@@ -8,5 +8,9 @@
 mod arm;
 mod control;
 mod entra;
+mod etags;
+mod faults;
+mod federation;
 mod fixture;
 mod imds;
+mod vault;
