@@ -27,6 +27,8 @@ pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 pub const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Where pods look for DNS. Nothing answers there: the cluster has no DNS.
 pub const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The API server's issuer of service account tokens: what a federated credential names.
+pub const SERVICE_ACCOUNT_ISSUER: &str = "https://kubernetes.default.svc";
 /// The API server's port on the first node.
 pub const API_PORT: u16 = 6443;
 
@@ -36,6 +38,8 @@ pub const API_FORWARD: &str = "127.0.0.1:16443";
 pub const FAKE_AZURE_FORWARD: &str = "127.0.0.1:18000";
 /// Port of fake Azure's control API at [`AZURE_IP`].
 pub const FAKE_AZURE_CONTROL_PORT: u16 = 8000;
+/// Port of fake Azure's key vaults at [`AZURE_IP`].
+pub const FAKE_AZURE_VAULT_PORT: u16 = 10443;
 
 /// As many nodes as one digit of an address can tell apart.
 pub const MAX_NODES: u8 = 9;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::cluster::components::Components;
 use crate::cluster::pki::Pki;
-use crate::cluster::{Config, Record, client, render};
+use crate::cluster::{Config, Record, client, federation, render};
 use crate::exec;
 use crate::files::{self, Access};
 use crate::host::{cgroup, net, sysctl};
@@ -84,6 +84,7 @@ pub(super) async fn run(
     running.pods_can_be_made(&client, nodes).await?;
     refuse_dns(&client).await?;
     running.fake_azure_answers().await?;
+    federation::publish_issuer(&client).await?;
     write_env_file(config, programs)?;
     let verb = if running.changed == 0 { "was up already" } else { "is up" };
     config.progress.step(format!("the cluster {verb}, {} node(s)", nodes.len()));

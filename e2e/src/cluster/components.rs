@@ -19,11 +19,10 @@ use crate::process::{self, Daemon};
 use crate::tools::control_plane::ControlPlane;
 use crate::topology::{
     API_FORWARD, API_PORT, AZURE_IP, AZURE_NETNS, FAKE_AZURE_CONTROL_PORT, FAKE_AZURE_FORWARD,
-    Node, SERVICE_CIDR,
+    Node, SERVICE_ACCOUNT_ISSUER, SERVICE_CIDR,
 };
 
 const FORWARD: &str = "forward";
-const SERVICE_ACCOUNT_ISSUER: &str = "https://kubernetes.default.svc";
 
 /// What the processes are made from.
 pub(super) struct Components<'a> {

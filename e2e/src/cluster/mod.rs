@@ -3,6 +3,7 @@
 mod bring_up;
 mod claim;
 mod components;
+mod federation;
 mod pki;
 mod render;
 mod teardown;
