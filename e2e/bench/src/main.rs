@@ -1,5 +1,18 @@
 //! Measures what ships: the commands behind `make bench`.
 
+mod fakes;
+mod floor;
+mod load;
+mod namespace;
+mod procfs;
+mod report;
+mod sizes;
+mod subject;
+mod summary;
+mod tokens;
+
+use std::net::SocketAddr;
+
 use clap::{Parser, Subcommand};
 
 /// Measures the release programs and compares them with what was promised.
@@ -13,11 +26,19 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The token path: sidecar, node agent and sizes.
-    Tokens,
+    Tokens(tokens::Args),
+    /// The least that a server in Rust costs, to compare with.
+    #[command(hide = true)]
+    Floor {
+        /// Where it listens.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Tokens => Ok(()),
+        Command::Tokens(args) => tokens::run(&args),
+        Command::Floor { listen } => floor::run(listen),
     }
 }
