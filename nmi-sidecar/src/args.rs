@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::is_resource;
 use clap::Parser;
 use runtime::LogArgs;
 use rustls::pki_types::ServerName;
@@ -38,6 +39,15 @@ pub struct Args {
     )]
     pub token_file: PathBuf,
 
+    /// The pod's projected service account token for Entra, which the agent asks for where an
+    /// identity is federated by the pod; the file need not exist.
+    #[arg(
+        long,
+        env = "FEDERATED_TOKEN_FILE",
+        default_value = "/var/run/secrets/aadpodidentity.k8s.io/federated-token"
+    )]
+    pub federated_token_file: PathBuf,
+
     /// The certificates that sign the agent's.
     #[arg(long, env = "CA_FILE", default_value = "/var/run/secrets/aadpodidentity.k8s.io/ca.crt")]
     pub ca_file: PathBuf,
@@ -46,6 +56,11 @@ pub struct Args {
     /// 0 does not hold it back.
     #[arg(long, env = "GATE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub gate_timeout: Duration,
+
+    /// A resource whose token of the default identity is to be there before the application starts,
+    /// such as https://vault.azure.net; may be repeated.
+    #[arg(long, value_parser = resource)]
+    pub warm_up: Vec<String>,
 
     /// How old the agent's last word on an identity may be before it is asked again, such as 10s:
     /// so long a removed binding may go on working.
@@ -80,6 +95,10 @@ pub struct Config {
     pub node: NodeConfig,
     /// See [`Args::gate_timeout`].
     pub gate_timeout: Duration,
+    /// See [`Args::federated_token_file`].
+    pub federated_token_file: PathBuf,
+    /// See [`Args::warm_up`].
+    pub warm_up: Vec<String>,
     /// See [`Args::verify_after`].
     pub verify_after: Duration,
     /// The accepted Host headers.
@@ -128,6 +147,8 @@ impl TryFrom<Args> for Config {
                 ca_file: args.ca_file,
             },
             gate_timeout: args.gate_timeout,
+            federated_token_file: args.federated_token_file,
+            warm_up: args.warm_up,
             verify_after: args.verify_after,
             hosts: Hosts::with(args.allowed_host),
             pod: format!("{}/{}", args.pod_namespace, args.pod_name),
@@ -150,6 +171,14 @@ fn node_address(text: &str) -> Result<SocketAddr, String> {
 fn server_name(text: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(text.to_owned())
         .map_err(|_| "not a DNS name such as nmi-host.pod-identity-system.svc".to_owned())
+}
+
+fn resource(text: &str) -> Result<String, String> {
+    if is_resource(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("not a resource: 1 to 512 printable ASCII characters without spaces".to_owned())
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -180,6 +209,13 @@ mod tests {
         assert_eq!(config.gate_timeout, Duration::from_secs(60));
         assert_eq!(config.node.address, "10.0.0.4:2579".parse().unwrap());
         assert_eq!(config.verify_after, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn resources_to_warm_up_are_taken_verbatim() {
+        let config = Config::try_from(args(&["--warm-up=b,c/", "--warm-up=-a"])).unwrap();
+        assert_eq!(config.warm_up, ["b,c/", "-a"]);
+        assert_eq!(resource("a b").unwrap_err().split(':').next(), Some("not a resource"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The startup gate: holds the application back until the pod's identities are assigned, so that
-//! its first token call succeeds, but not for ever.
+//! The startup gate: holds the application back until the pod's identities are assigned and the
+//! tokens that are to be warm are there, so that its first token call succeeds, but not for ever.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::node_api::{Assignment, AssignmentState};
 use axum::Router;
-use axum::extract::State;
+use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::routing::get;
 use runtime::Latch;
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::node::NodeClient;
+use crate::warm_up::{Cold, WarmUp};
 
 /// How long a startup probe is held before it fails; the kubelet's own limit must be longer.
 const PROBE: Duration = Duration::from_secs(8);
@@ -32,13 +33,14 @@ pub struct Gate(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     deadline: Instant,
-    state: watch::Sender<Assigned>,
+    state: watch::Sender<State>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Assigned {
-    Yes,
-    No(String),
+enum State {
+    Open,
+    /// Why it is closed.
+    Closed(String),
 }
 
 // === impl Gate ===
@@ -46,7 +48,7 @@ enum Assigned {
 impl Gate {
     /// A gate that opens after `limit` at the latest.
     pub fn new(limit: Duration) -> Self {
-        let nothing = Assigned::No("the node's agent has not answered yet".to_owned());
+        let nothing = State::Closed("the node's agent has not answered yet".to_owned());
         Self(Arc::new(Inner {
             deadline: Instant::now() + limit,
             state: watch::Sender::new(nothing),
@@ -55,7 +57,7 @@ impl Gate {
 
     /// Whether the application may run.
     pub fn is_open(&self) -> bool {
-        Instant::now() >= self.0.deadline || *self.0.state.borrow() == Assigned::Yes
+        Instant::now() >= self.0.deadline || *self.0.state.borrow() == State::Open
     }
 
     /// Waits for the gate to open, at most `limit` long; why it is closed if it did not.
@@ -65,11 +67,11 @@ impl Gate {
         tokio::select! {
             biased;
             // The sender is ours, so that this never fails.
-            _ = state.wait_for(|assigned| *assigned == Assigned::Yes) => return Ok(()),
+            _ = state.wait_for(|state| *state == State::Open) => return Ok(()),
             () = sleep_until(until) => {}
         }
         match &*self.0.state.borrow() {
-            Assigned::No(why) if Instant::now() < self.0.deadline => Err(why.clone()),
+            State::Closed(why) if Instant::now() < self.0.deadline => Err(why.clone()),
             _ => Ok(()),
         }
     }
@@ -80,39 +82,52 @@ impl Gate {
         Router::new().route("/startupz", get(startupz)).with_state(self)
     }
 
-    /// Asks the agent until the pod's identities are assigned or the time is over, and in any case
-    /// until it has answered once, which `reached` says. Never ends by itself.
-    pub async fn watch(self, node: Arc<NodeClient>, reached: Latch) -> Result<(), Infallible> {
+    /// Opens the gate when the agent says that the pod's identities are assigned and the tokens of
+    /// `warm_up` are there. Asks the agent in any case until it has answered once, which `reached`
+    /// says, and then gets the tokens behind the application's back. Never ends by itself.
+    pub async fn watch(
+        self,
+        node: Arc<NodeClient>,
+        warm_up: WarmUp,
+        reached: Latch,
+    ) -> Result<(), Infallible> {
+        let deadline = self.0.deadline;
+        let mut warm = warm_up.is_empty();
         if !self.is_open() {
-            self.wait_for_assignment(&node, &reached).await;
+            let opening = self.open(&node, &warm_up, &reached);
+            warm |= timeout_at(deadline, opening).await.is_ok();
+            if let State::Closed(reason) = &*self.0.state.borrow() {
+                tracing::warn!(reason, "Not holding the application back any longer");
+            }
         }
         while !reached.is_set() {
-            self.ask(&node, &reached, Duration::ZERO).await;
+            drop(self.ask(&node, &reached, Duration::ZERO).await);
             sleep(LONGEST_PAUSE).await;
+        }
+        if !warm && let Err(cold) = warm_up.get().await {
+            tracing::warn!(?cold, "Cannot warm tokens up");
         }
         std::future::pending().await
     }
 
-    async fn wait_for_assignment(&self, node: &NodeClient, reached: &Latch) {
+    async fn open(&self, node: &NodeClient, warm_up: &WarmUp, reached: &Latch) {
         let begun = Instant::now();
-        let asking = self.ask_until_assigned(node, reached);
-        match timeout_at(self.0.deadline, asking).await {
-            Ok(()) => tracing::info!(elapsed = ?begun.elapsed(), "Identities are assigned"),
-            Err(_) => {
-                if let Assigned::No(reason) = &*self.0.state.borrow() {
-                    tracing::warn!(reason, "Not waiting for identities any longer");
-                }
-            }
+        self.wait_for_assignment(node, reached).await;
+        tracing::info!(elapsed = ?begun.elapsed(), "Identities are assigned");
+        if !warm_up.is_empty() {
+            self.wait_for_tokens(warm_up).await;
         }
+        self.0.state.send_replace(State::Open);
     }
 
-    async fn ask_until_assigned(&self, node: &NodeClient, reached: &Latch) {
+    async fn wait_for_assignment(&self, node: &NodeClient, reached: &Latch) {
         let mut pause = FIRST_PAUSE;
         loop {
             let asked = Instant::now();
             let wait = QUESTION.min(self.0.deadline.saturating_duration_since(asked));
-            if self.ask(node, reached, wait).await {
-                return;
+            match self.ask(node, reached, wait).await {
+                Ok(()) => return,
+                Err(reason) => self.stays_closed(reason),
             }
             // An agent that did wait is asked again at once.
             pause = if asked.elapsed() > LONGEST_PAUSE { FIRST_PAUSE } else { pause * 2 };
@@ -120,40 +135,57 @@ impl Gate {
         }
     }
 
-    async fn ask(&self, node: &NodeClient, reached: &Latch, wait: Duration) -> bool {
-        let assigned = match node.assignment(wait).await {
-            Ok(assignment) => {
-                reached.set(true);
-                judge(&assignment)
+    async fn wait_for_tokens(&self, warm_up: &WarmUp) {
+        let begun = Instant::now();
+        self.stays_closed("tokens are being fetched".to_owned());
+        loop {
+            match warm_up.get().await {
+                Ok(()) => {
+                    tracing::info!(elapsed = ?begun.elapsed(), "Tokens are warm");
+                    return;
+                }
+                Err(Cold::NoDefault) => {
+                    tracing::warn!("No token is warmed up: the pod has several identities");
+                    return;
+                }
+                Err(Cold::Missing(reason)) => self.stays_closed(reason),
             }
-            Err(failure) => Assigned::No(failure.to_string()),
-        };
-        let done = assigned == Assigned::Yes;
+            sleep(LONGEST_PAUSE).await;
+        }
+    }
+
+    fn stays_closed(&self, reason: String) {
         self.0.state.send_if_modified(|state| {
-            let changed = *state != assigned;
-            if changed && let Assigned::No(reason) = &assigned {
-                tracing::info!(reason, "Waiting for identities");
+            let changed = !matches!(state, State::Closed(known) if *known == reason);
+            if changed {
+                tracing::info!(reason, "Holding the application back");
+                *state = State::Closed(reason);
             }
-            *state = assigned;
             changed
         });
-        done
+    }
+
+    /// Whether the pod's identities are assigned; why not, if they are not.
+    async fn ask(&self, node: &NodeClient, reached: &Latch, wait: Duration) -> Result<(), String> {
+        let assignment = node.assignment(wait).await.map_err(|failure| failure.to_string())?;
+        reached.set(true);
+        judge(&assignment)
     }
 }
 
-async fn startupz(State(gate): State<Gate>) -> (StatusCode, String) {
+async fn startupz(Shared(gate): Shared<Gate>) -> (StatusCode, String) {
     match gate.opened(PROBE).await {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting: {reason}\n")),
     }
 }
 
-fn judge(assignment: &Assignment) -> Assigned {
+fn judge(assignment: &Assignment) -> Result<(), String> {
     match assignment.state {
-        AssignmentState::Assigned => Assigned::Yes,
-        AssignmentState::None => Assigned::No(
-            "no AzureIdentityBinding selects this pod's label aadpodidbinding".to_owned(),
-        ),
+        AssignmentState::Assigned => Ok(()),
+        AssignmentState::None => {
+            Err("no AzureIdentityBinding selects this pod's label aadpodidbinding".to_owned())
+        }
         AssignmentState::Pending => {
             let missing = assignment.identities.iter().filter(|identity| !identity.assigned);
             let missing: Vec<String> = missing
@@ -162,7 +194,7 @@ fn judge(assignment: &Assignment) -> Assigned {
                     format!("AzureIdentity {}/{}: {why}", identity.namespace, identity.name)
                 })
                 .collect();
-            Assigned::No(missing.join("; "))
+            Err(missing.join("; "))
         }
     }
 }
@@ -189,8 +221,8 @@ mod tests {
 
     #[test]
     fn the_reason_names_what_is_missing() {
-        assert_eq!(judge(&assignment(AssignmentState::Assigned)), Assigned::Yes);
-        let Assigned::No(reason) = judge(&assignment(AssignmentState::Pending)) else {
+        assert_eq!(judge(&assignment(AssignmentState::Assigned)), Ok(()));
+        let Err(reason) = judge(&assignment(AssignmentState::Pending)) else {
             panic!("pending is not assigned");
         };
         assert_eq!(
@@ -198,7 +230,7 @@ mod tests {
             "AzureIdentity team/slow: being attached to the node; \
              AzureIdentity team/bad: no permission to attach"
         );
-        let Assigned::No(reason) = judge(&assignment(AssignmentState::None)) else {
+        let Err(reason) = judge(&assignment(AssignmentState::None)) else {
             panic!("unbound is not assigned");
         };
         assert!(reason.contains("AzureIdentityBinding"), "{reason}");
@@ -214,7 +246,7 @@ mod tests {
             async move { gate.opened(PROBE).await }
         });
         sleep(Duration::from_secs(3)).await;
-        gate.0.state.send_replace(Assigned::Yes);
+        gate.0.state.send_replace(State::Open);
         assert_eq!(probe.await.unwrap(), Ok(()));
         assert_eq!(before.elapsed(), Duration::from_secs(3));
         assert!(gate.is_open());
@@ -223,13 +255,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_fails_with_the_reason_and_the_gate_opens_in_the_end() {
         let gate = Gate::new(Duration::from_secs(20));
-        gate.0.state.send_replace(Assigned::No("why".to_owned()));
+        gate.0.state.send_replace(State::Closed("why".to_owned()));
         for _ in 0..2 {
-            let (status, text) = startupz(State(gate.clone())).await;
+            let (status, text) = startupz(Shared(gate.clone())).await;
             assert_eq!((status.as_u16(), text.as_str()), (503, "waiting: why\n"));
         }
         let before = Instant::now();
-        assert_eq!(startupz(State(gate.clone())).await.0.as_u16(), 200);
+        assert_eq!(startupz(Shared(gate.clone())).await.0.as_u16(), 200);
         assert_eq!(before.elapsed(), Duration::from_secs(4));
         assert!(gate.is_open());
     }

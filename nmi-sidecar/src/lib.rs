@@ -11,6 +11,7 @@
 //! Only the token path exists here, and nothing is ever passed on to another metadata service.
 
 pub mod args;
+pub mod correlation;
 pub mod gate;
 pub mod imds;
 pub mod metrics;
@@ -18,3 +19,4 @@ pub mod node;
 pub mod run;
 pub mod server;
 pub mod service;
+pub mod warm_up;

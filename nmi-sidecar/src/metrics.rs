@@ -15,6 +15,10 @@ use token_cache::{Source, TokenCache};
 use crate::imds::Outcome;
 use crate::node::Failure;
 
+/// From a token of the cache to the longest that anybody is kept waiting.
+const SECONDS: [f64; 12] =
+    [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 25.0];
+
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// Requests of applications.
@@ -25,9 +29,10 @@ pub struct RequestMetrics {
 }
 
 /// Calls of the node's agent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct UpstreamMetrics {
     calls: Family<Labels<2>, Counter>,
+    duration: Histogram,
 }
 
 /// The calls that the agent answers.
@@ -53,9 +58,7 @@ impl RequestMetrics {
             "Requests of applications, by what they were answered",
             family.clone(),
         );
-        let duration = Histogram::new([
-            0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 25.0,
-        ]);
+        let duration = Histogram::new(SECONDS);
         registry.register(
             "sidecar_request_duration_seconds",
             "From a complete request to its answer",
@@ -84,17 +87,32 @@ impl UpstreamMetrics {
             "Calls of the node's agent, by their result",
             metrics.calls.clone(),
         );
+        registry.register(
+            "sidecar_upstream_duration_seconds",
+            "Token calls of the node's agent, from their beginning to their end",
+            metrics.duration.clone(),
+        );
         metrics
     }
 
     /// Counts a call.
-    pub(crate) fn count(&self, call: Call, failure: Option<&Failure>) {
+    pub(crate) fn count(&self, call: Call, failure: Option<&Failure>, duration: Duration) {
         let call = match call {
-            Call::Token => "token",
+            Call::Token => {
+                self.duration.observe(duration.as_secs_f64());
+                "token"
+            }
+            // They wait as long as they are told to.
             Call::Assignment => "assignment",
         };
         let result = failure.map_or("ok", Failure::as_str);
         self.calls.get_or_create(&[("call", call), ("result", result)]).inc();
+    }
+}
+
+impl Default for UpstreamMetrics {
+    fn default() -> Self {
+        Self { calls: Family::default(), duration: Histogram::new(SECONDS) }
     }
 }
 
@@ -113,6 +131,7 @@ impl<S: Source> Collector for CacheMetrics<S> {
             ("misses", "Requests for which none was there", stats.misses),
             ("refreshes", "Living tokens that were replaced or confirmed", stats.refreshes),
             ("failures", "Attempts that brought no token", stats.failures),
+            ("retries", "Attempts beyond the first of a fetch", stats.retries),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

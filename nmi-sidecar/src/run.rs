@@ -14,12 +14,18 @@ use tokio::time::sleep;
 use crate::args::Config;
 use crate::gate::Gate;
 use crate::metrics::{RequestMetrics, UpstreamMetrics, register_cache};
-use crate::node::{NodeClient, NodeSource};
+use crate::node::{AssertionFile, NodeClient, NodeSource};
 use crate::server::{self, Limits};
 use crate::service::Service;
+use crate::warm_up::WarmUp;
 
 /// Between two rounds over idle connections to the agent.
 const ROUND: Duration = Duration::from_secs(30);
+
+/// Attempts beyond the first that are free, and how often there is one once they are used up. They
+/// get a handful of tokens through an outage of the agent without a pause, and an application that
+/// wants many more does not keep the agent from serving other pods.
+const RETRIES: (u32, Duration) = (40, Duration::from_millis(500));
 
 /// Between two attempts to listen.
 const BIND_PAUSE: Duration = Duration::from_secs(1);
@@ -45,7 +51,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Starts all tasks.
 pub fn start(config: Config, limits: Limits, shutdown: Shutdown) -> Tasks {
-    let Config { listen, admin, node, gate_timeout, verify_after, hosts, pod: _ } = config;
+    let Config { listen, admin, node, gate_timeout, verify_after, hosts, .. } = config;
     let metrics = Metrics::new("nmi-sidecar", env!("CARGO_PKG_VERSION"));
     let readiness = Readiness::default();
     let (listening, reached) = (readiness.latch("listener"), readiness.latch("nmi-host"));
@@ -53,8 +59,15 @@ pub fn start(config: Config, limits: Limits, shutdown: Shutdown) -> Tasks {
     let gate = Gate::new(gate_timeout);
     let upstream = metrics.register(UpstreamMetrics::register);
     let node = Arc::new(NodeClient::new(node, upstream));
-    let policy = Policy { verify_after: Some(verify_after), ..Policy::default() };
-    let cache = TokenCache::new(NodeSource::new(node.clone(), gate.clone()), policy);
+    let policy = Policy {
+        verify_after: Some(verify_after),
+        retry_burst: RETRIES.0,
+        retry_every: RETRIES.1,
+        ..Policy::default()
+    };
+    let assertion = AssertionFile::new(config.federated_token_file);
+    let cache = TokenCache::new(NodeSource::new(node.clone(), assertion, gate.clone()), policy);
+    let warm_up = WarmUp::new(cache.clone(), config.warm_up);
     metrics.register(|registry| register_cache(registry, cache.clone()));
     let requests = metrics.register(RequestMetrics::register);
     let service = Arc::new(Service::new(cache.clone(), hosts, requests));
@@ -77,7 +90,7 @@ pub fn start(config: Config, limits: Limits, shutdown: Shutdown) -> Tasks {
             }
         }
     });
-    tasks.spawn("gate", until(shutdown.clone(), gate.watch(node.clone(), reached)));
+    tasks.spawn("gate", until(shutdown.clone(), gate.watch(node.clone(), warm_up, reached)));
     tasks.spawn("upkeep", until(shutdown, upkeep(cache, node)));
     tasks
 }

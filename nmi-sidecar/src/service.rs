@@ -1,14 +1,17 @@
 //! Turns a request into its answer: the pure contract on one side, the cache on the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use api::IdentitySelector;
 use api::node_api::NodeErrorCode;
-use token_cache::{GetError, TokenCache};
+use token_cache::{GetError, Request, TokenCache};
 use tokio::time::{Instant, timeout};
 
-use crate::imds::{Hosts, ImdsError, Outcome, Reply, TokenRequest};
+use crate::correlation::CorrelationId;
+use crate::imds::{CachedToken, Hosts, ImdsError, Outcome, Reply, TokenRequest};
 use crate::metrics::RequestMetrics;
-use crate::node::{Failure, NodeSource};
+use crate::node::{FailedCall, Failure, NodeSource};
 use crate::server::Dates;
 
 /// No client is kept waiting longer, whatever happens upstream.
@@ -55,32 +58,74 @@ impl Service {
     }
 
     async fn token(&self, request: &TokenRequest) -> (Reply, Outcome) {
-        let error = match timeout(LONGEST_WAIT, self.cache.get(request)).await {
-            Ok(Ok(hit)) => return (Reply::Token(hit.value, hit.remaining), Outcome::Token),
-            Ok(Err(GetError::Source(failure))) => imds_error(&failure),
-            Ok(Err(GetError::Overloaded)) => ImdsError::Overloaded,
-            Ok(Err(error @ GetError::Lost)) => ImdsError::Unavailable(error.to_string()),
-            Err(_) => ImdsError::Unavailable(format!("no answer within {LONGEST_WAIT:?}")),
+        if request.refused.is_none()
+            && let Some(hit) = self.cache.get_now(&request.key)
+        {
+            return (Reply::Token(hit.value, hit.remaining), Outcome::Token);
+        }
+        let own = match &request.correlation {
+            Some(id) => id.into(),
+            None => CorrelationId::random(),
         };
-        let correlation = correlation_id();
-        tracing::warn!(
-            correlation_id = correlation,
-            identity = request.identity.as_ref().map(tracing::field::display),
-            resource = request.resource,
-            outcome = error.outcome().as_str(),
-            ?error,
-            "Cannot answer with a token"
-        );
-        (Reply::Error(error.reply(Some(&correlation))), error.outcome())
+        let (error, correlation) = match timeout(LONGEST_WAIT, self.wait(request, &own)).await {
+            Ok(Ok(reply)) => return (reply, Outcome::Token),
+            Ok(Err(GetError::Source(FailedCall { failure, correlation }))) => {
+                (imds_error(&failure, request.key.identity.as_ref()), correlation)
+            }
+            Ok(Err(GetError::Overloaded)) => (ImdsError::Overloaded, own.clone()),
+            Ok(Err(error @ GetError::Lost)) => {
+                (ImdsError::Unavailable(error.to_string()), own.clone())
+            }
+            Err(_) => {
+                let text = format!("no answer within {LONGEST_WAIT:?}");
+                (ImdsError::Unavailable(text), own.clone())
+            }
+        };
+        log(request, &error, &correlation, &own);
+        (Reply::Error(error.reply(Some(correlation.as_str()))), error.outcome())
+    }
+
+    /// The token, which somebody has to be asked for.
+    async fn wait(
+        &self,
+        request: &TokenRequest,
+        own: &CorrelationId,
+    ) -> Result<Reply, GetError<FailedCall>> {
+        let refused =
+            |token: &Arc<CachedToken>| request.refused.is_some_and(|hash| token.has(hash));
+        let more = Request::default().traced(own.shared()).rejecting(&refused);
+        let hit = self.cache.get_with(&request.key, &more).await?;
+        Ok(Reply::Token(hit.value, hit.remaining))
     }
 }
 
-/// How a failure of the node's agent looks to an application.
-fn imds_error(failure: &Failure) -> ImdsError {
+/// Under the id of the call that failed, which may have been another request's that wanted the same.
+fn log(
+    request: &TokenRequest,
+    error: &ImdsError,
+    correlation: &CorrelationId,
+    own: &CorrelationId,
+) {
+    tracing::warn!(
+        correlation_id = %correlation,
+        client_request_id = (own != correlation).then(|| tracing::field::display(own)),
+        identity = request.key.identity.as_ref().map(tracing::field::display),
+        resource = request.key.resource,
+        outcome = error.outcome().as_str(),
+        ?error,
+        "Cannot answer with a token"
+    );
+}
+
+/// How a failure of the node's agent looks to an application that asked for this identity.
+fn imds_error(failure: &Failure, asked: Option<&IdentitySelector>) -> ImdsError {
     let text = failure.to_string();
     let Failure::Node { error, pending } = failure else { return ImdsError::Unavailable(text) };
     match error.code {
-        NodeErrorCode::IdentityNotFound => ImdsError::IdentityNotFound,
+        NodeErrorCode::IdentityNotFound => ImdsError::IdentityNotFound(match asked {
+            Some(selector) => format!("{selector} is not assigned to this pod"),
+            None => String::new(),
+        }),
         NodeErrorCode::NotAssigned => ImdsError::NotAssigned { detail: text, pending: *pending },
         NodeErrorCode::AmbiguousIdentity => ImdsError::Ambiguous,
         NodeErrorCode::Refused | NodeErrorCode::BadRequest | NodeErrorCode::AssertionRequired => {
@@ -93,13 +138,6 @@ fn imds_error(failure: &Failure) -> ImdsError {
     }
 }
 
-/// A random id in the form of a GUID, as support people of Azure expect it.
-fn correlation_id() -> String {
-    let hex = format!("{:032x}", rand::random::<u128>());
-    let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-    format!("{a}-{b}-{c}-{d}-{e}")
-}
-
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service").field("hosts", &self.hosts).finish_non_exhaustive()
@@ -109,7 +147,6 @@ impl std::fmt::Debug for Service {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::Guid;
     use api::node_api::NodeError;
 
     #[test]
@@ -122,6 +159,7 @@ mod tests {
             (Code::AmbiguousIdentity, false, 400, "invalid_request"),
             (Code::Refused, false, 400, "invalid_request"),
             (Code::BadRequest, false, 400, "invalid_request"),
+            (Code::AssertionRequired, false, 400, "invalid_request"),
             (Code::Throttled, false, 429, "too_many_requests"),
             (Code::Unauthenticated, false, 503, "temporarily_unavailable"),
             (Code::WrongNode, false, 503, "temporarily_unavailable"),
@@ -129,27 +167,26 @@ mod tests {
         ];
         for (code, pending, status, error) in rows {
             let failure = Failure::Node { error: NodeError::new(code, "why"), pending };
-            let reply = imds_error(&failure).reply(None);
+            let reply = imds_error(&failure, None).reply(None);
             assert_eq!(reply.status, status, "{code:?}");
             assert!(reply.body.contains(&format!(r#""error":"{error}""#)), "{code:?}");
         }
-        let down = imds_error(&Failure::Unreachable("connection refused".to_owned())).reply(None);
+        let down = Failure::Unreachable("connection refused".to_owned());
+        let down = imds_error(&down, None).reply(None);
         assert_eq!(down.status, 503);
         assert!(down.body.contains("connection refused"));
     }
 
     #[test]
-    fn an_unknown_identity_is_told_nothing_about_others() {
+    fn an_unknown_identity_is_named_as_it_was_asked_for_and_no_other_is() {
+        let id = "aaaaaaaa-1111-2222-3333-444444444444";
+        let selector = IdentitySelector::ClientId(id.parse().unwrap());
         let error = NodeError::new(NodeErrorCode::IdentityNotFound, "the pod has identity other");
-        let reply = imds_error(&Failure::Node { error, pending: false }).reply(Some("c"));
-        let expected = r#"{"error":"invalid_request","error_description":"Identity not found. Correlation ID: c"}"#;
-        assert_eq!(reply.body, expected);
-    }
-
-    #[test]
-    fn correlation_ids_are_guids_and_differ() {
-        let (one, two) = (correlation_id(), correlation_id());
-        assert!(one.parse::<Guid>().is_ok(), "{one}");
-        assert_ne!(one, two);
+        let failure = Failure::Node { error, pending: false };
+        let body = |asked| imds_error(&failure, asked).reply(Some("c")).body;
+        let named = r#"{"error":"invalid_request","error_description":"Identity not found: client id aaaaaaaa-1111-2222-3333-444444444444 is not assigned to this pod. Correlation ID: c"}"#;
+        assert_eq!(body(Some(&selector)), named);
+        let default = r#"{"error":"invalid_request","error_description":"Identity not found. Correlation ID: c"}"#;
+        assert_eq!(body(None), default);
     }
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use api::node_api::NodeErrorCode;
+use common::node::AssertionPolicy;
 use common::{FakeNode, Setup, Sidecar};
 use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
@@ -49,6 +50,11 @@ async fn no_token_is_ever_logged_or_counted() {
     assert_eq!(sidecar.token("r").await.status, 200);
     node.fails(NodeErrorCode::Refused, "AADSTS500011: unknown resource");
     assert_eq!(sidecar.token("other").await.status, 400);
+    *node.state.assertion.lock() = AssertionPolicy::Required;
+    assert_eq!(sidecar.token("federated").await.status, 400);
+    std::fs::write(sidecar.file("federated-token"), "pod-assertion").unwrap();
+    node.answers(Ok(86_400));
+    assert_eq!(sidecar.token("federated-2").await.status, 200);
     node.stop().await;
     assert_eq!(sidecar.token("r").await.status, 200);
     let metrics = sidecar.admin("/metrics").await.body;
@@ -56,7 +62,7 @@ async fn no_token_is_ever_logged_or_counted() {
     let text = String::from_utf8(log.0.lock().clone()).unwrap();
     assert!(text.contains("Cannot answer with a token"), "the log works: {text}");
     assert!(text.contains("correlation_id"), "{text}");
-    for secret in ["secret-token", "pod-token"] {
+    for secret in ["secret-token", "pod-token", "pod-assertion"] {
         for (number, line) in text.lines().enumerate() {
             assert!(!line.contains(secret), "line {number} holds {secret}");
         }

@@ -26,8 +26,9 @@ pub enum ImdsError {
     Query(&'static str),
     /// `api-version` is missing or unknown.
     ApiVersion,
-    /// The pod has no such identity.
-    IdentityNotFound,
+    /// The pod has no such identity: what was asked for, in the words of the request. Whether it
+    /// exists elsewhere is nobody's business here.
+    IdentityNotFound(String),
     /// The identity is not bound to the pod, or not attached yet.
     NotAssigned {
         /// What to do about it.
@@ -142,7 +143,7 @@ impl ImdsError {
             | Self::Forwarded
             | Self::Query(_)
             | Self::ApiVersion
-            | Self::IdentityNotFound
+            | Self::IdentityNotFound(_)
             | Self::NotAssigned { pending: false, .. }
             | Self::Ambiguous
             | Self::Refused(_) => 400,
@@ -166,7 +167,7 @@ impl ImdsError {
             | Self::ApiVersion => Outcome::Rejected,
             Self::NotFound => Outcome::NotFound,
             Self::NoMetadataHeader => Outcome::Probe,
-            Self::IdentityNotFound => Outcome::IdentityNotFound,
+            Self::IdentityNotFound(_) => Outcome::IdentityNotFound,
             Self::NotAssigned { .. } => Outcome::NotAssigned,
             Self::Ambiguous => Outcome::Ambiguous,
             Self::Refused(_) => Outcome::Refused,
@@ -218,7 +219,7 @@ impl ImdsError {
             Self::ForbiddenHost => "The Host header must be 169.254.169.254".into(),
             Self::ForbiddenOrigin => "Requests of web pages are not served".into(),
             Self::ApiVersion => API_VERSION.into(),
-            Self::IdentityNotFound => "Identity not found".into(),
+            Self::IdentityNotFound(asked) => sentence("Identity not found", asked).into(),
             Self::NotAssigned { detail, .. } => sentence("Identity not found", detail).into(),
             Self::Ambiguous => "Multiple user assigned identities exist, please specify the \
                                 clientId / resourceId of the identity in the token request"
@@ -275,7 +276,7 @@ mod tests {
     fn errors_that_a_retry_can_cure_ask_for_one_and_the_others_do_not() {
         let text = || "x".to_owned();
         let rows = [
-            (ImdsError::IdentityNotFound, 400),
+            (ImdsError::IdentityNotFound(text()), 400),
             (ImdsError::NotAssigned { detail: text(), pending: false }, 400),
             (ImdsError::NotAssigned { detail: text(), pending: true }, 503),
             (ImdsError::Ambiguous, 400),

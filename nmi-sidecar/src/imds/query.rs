@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use super::error::ImdsError;
+use super::hash::TokenHash;
 
 /// The parameters that matter, decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,6 +12,7 @@ pub(super) struct Query<'a> {
     pub(super) api_version: Option<Cow<'a, str>>,
     pub(super) resource: Option<Cow<'a, str>>,
     pub(super) selector: Option<(Selector, Cow<'a, str>)>,
+    pub(super) refused: Option<TokenHash>,
 }
 
 /// What a selector names.
@@ -27,13 +29,14 @@ enum Meaning {
     ApiVersion,
     Resource,
     Selector(Selector),
+    Refused,
     Unknown,
 }
 
 const MOST_PARAMETERS: usize = 32;
 
 /// Every spelling that a client is known to send, and what it means.
-const NAMES: [(&str, Meaning); 9] = [
+const NAMES: [(&str, Meaning); 10] = [
     ("api-version", Meaning::ApiVersion),
     ("resource", Meaning::Resource),
     ("client_id", Meaning::Selector(Selector::Client)),
@@ -43,6 +46,7 @@ const NAMES: [(&str, Meaning); 9] = [
     ("mi_res_id", Meaning::Selector(Selector::Resource)),
     ("resource_id", Meaning::Selector(Selector::Resource)),
     ("msi-res-id", Meaning::Selector(Selector::Resource)),
+    ("token_sha256_to_refresh", Meaning::Refused),
 ];
 
 /// Reads the raw text after the question mark.
@@ -72,6 +76,8 @@ impl<'a> Query<'a> {
             Meaning::Unknown => {}
             Meaning::ApiVersion => self.api_version = Some(decode(value)?),
             Meaning::Resource => self.resource = Some(decode(value)?),
+            // What is not a hash is the hash of no token.
+            Meaning::Refused => self.refused = decode(value)?.parse().ok(),
             Meaning::Selector(_) if self.selector.is_some() => {
                 return Err(ImdsError::Query(
                     "Specify only one of client_id, object_id and msi_res_id",
@@ -176,6 +182,22 @@ mod tests {
         for name in ["claims", "xms_cc", "token_sha256_to_refresh", "bypass_cache", "client"] {
             assert!(parse(&format!("{name}=x")).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_hash_of_a_refused_token_is_read_without_regard_to_case() {
+        let hash = "00ff".repeat(16);
+        let expected = Some(hash.parse().unwrap());
+        for text in [hash.clone(), hash.to_uppercase(), hash.replace("00", "%30%30")] {
+            let raw = format!("token_sha256_to_refresh={text}");
+            assert_eq!(parse(&raw).unwrap().refused, expected, "{text}");
+        }
+        for text in ["", "x", &hash[1..], &format!("{hash}0"), &hash.replace('f', "g")] {
+            let raw = format!("token_sha256_to_refresh={text}");
+            assert_eq!(parse(&raw).unwrap().refused, None, "{text}");
+        }
+        let twice = format!("token_sha256_to_refresh={hash}&TOKEN_SHA256_to_refresh={hash}");
+        assert!(refused(&twice).contains("Duplicate"));
     }
 
     #[test]

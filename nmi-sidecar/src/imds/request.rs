@@ -4,15 +4,27 @@
 
 use std::borrow::Cow;
 
-use api::IdentitySelector;
+use api::{Guid, IdentitySelector, is_resource};
 use httparse::Header;
 
 use super::error::ImdsError;
+use super::hash::TokenHash;
 use super::query::{self, Selector};
 
-/// A token that an application wants.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A token that an application wants, and what it says besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRequest {
+    /// The token.
+    pub key: TokenKey,
+    /// A token that serves the application no more.
+    pub refused: Option<TokenHash>,
+    /// The id by which the application will ask about this request.
+    pub correlation: Option<Guid>,
+}
+
+/// Everything that a token depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenKey {
     /// The resource, verbatim.
     pub resource: String,
     /// Which of the pod's identities; the default one if absent.
@@ -27,7 +39,10 @@ pub struct Hosts(Vec<String>);
 const METADATA: &str = "/metadata";
 const TOKEN: &str = "/identity/oauth2/token";
 const OLDEST_API_VERSION: &str = "2018-02-01";
-const LONGEST_RESOURCE: usize = 512;
+/// Most clients send one, each request another.
+const CORRELATION: &str = api::node_api::CORRELATION_HEADER;
+/// Of what the application sent, at most so much is told back to it.
+const LONGEST_ECHO: usize = 128;
 
 // === impl Hosts ===
 
@@ -62,7 +77,8 @@ pub fn parse(
         return Err(ImdsError::MethodNotAllowed);
     }
     check_headers(headers, hosts)?;
-    check_query(query)
+    let (key, refused) = check_query(query)?;
+    Ok(TokenRequest { key, refused, correlation: correlation(headers) })
 }
 
 /// Exact bytes, nothing decoded or normalised: a path that another parser would bend into the token
@@ -108,7 +124,14 @@ fn only<'a>(headers: &[Header<'a>], name: &str) -> Occurrence<'a> {
     }
 }
 
-fn check_query(raw: &str) -> Result<TokenRequest, ImdsError> {
+fn correlation(headers: &[Header<'_>]) -> Option<Guid> {
+    match only(headers, CORRELATION) {
+        One(value) => std::str::from_utf8(value).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn check_query(raw: &str) -> Result<(TokenKey, Option<TokenHash>), ImdsError> {
     if raw.contains('#') {
         return Err(ImdsError::Query("A request target has no fragment"));
     }
@@ -126,7 +149,7 @@ fn check_query(raw: &str) -> Result<TokenRequest, ImdsError> {
         }
     };
     let identity = query.selector.map(identity).transpose()?;
-    Ok(TokenRequest { resource, identity })
+    Ok((TokenKey { resource, identity }, query.refused))
 }
 
 fn is_api_version(text: &str) -> bool {
@@ -138,11 +161,6 @@ fn is_api_version(text: &str) -> bool {
     shape && text >= OLDEST_API_VERSION
 }
 
-/// A space would make two scopes of it at Entra.
-fn is_resource(text: &str) -> bool {
-    (1..=LONGEST_RESOURCE).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
-}
-
 /// A text that names nothing is an identity that the pod does not have.
 fn identity((kind, value): (Selector, Cow<'_, str>)) -> Result<IdentitySelector, ImdsError> {
     let found = match kind {
@@ -150,7 +168,19 @@ fn identity((kind, value): (Selector, Cow<'_, str>)) -> Result<IdentitySelector,
         Selector::Object => value.parse().ok().map(IdentitySelector::ObjectId),
         Selector::Resource => value.parse().ok().map(IdentitySelector::ResourceId),
     };
-    found.ok_or(ImdsError::IdentityNotFound)
+    found.ok_or_else(|| ImdsError::IdentityNotFound(unreadable(kind, &value)))
+}
+
+/// The selector as it was sent, which may be anything.
+fn unreadable(kind: Selector, value: &str) -> String {
+    let (name, form) = match kind {
+        Selector::Client => ("client_id", "a GUID"),
+        Selector::Object => ("object_id", "a GUID"),
+        Selector::Resource => ("msi_res_id", "the resource id of a user-assigned identity"),
+    };
+    let printable = value.len() <= LONGEST_ECHO && value.bytes().all(|b| b.is_ascii_graphic());
+    let value = if printable { value } else { "in the query" };
+    format!("{name} {value} is not {form}")
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ fn ask(method: &str, target: &str, headers: Fields<'_>) -> Result<TokenRequest, 
     parse(method, target, &headers, &Hosts::with(vec!["imds.test".to_owned()]))
 }
 
-fn query(query: &str) -> Result<TokenRequest, ImdsError> {
-    ask("GET", &format!("{PATH}?{query}"), HEADERS)
+fn query(query: &str) -> Result<TokenKey, ImdsError> {
+    ask("GET", &format!("{PATH}?{query}"), HEADERS).map(|request| request.key)
 }
 
 fn with(extra: Fields<'_>) -> Result<TokenRequest, ImdsError> {
@@ -199,10 +199,28 @@ fn r7_a_selector_names_an_identity_without_regard_to_case_or_none() {
     for bad in ["default", "%20", "aaaaaaaa-1111", "{aaaaaaaa-1111-2222-3333-444444444444}"] {
         for name in ["client_id", "object_id", "msi_res_id"] {
             let found = query(&format!("{GOOD}&{name}={bad}"));
-            assert_eq!(found, Err(ImdsError::IdentityNotFound), "{name}={bad}");
+            let Err(ImdsError::IdentityNotFound(named)) = found else { panic!("{name}={bad}") };
+            assert!(named.starts_with(name), "{named}");
         }
     }
     assert_eq!(query(GOOD).unwrap().identity, None);
+}
+
+#[test]
+fn a_selector_that_cannot_be_read_is_told_back_if_it_is_fit_to_print() {
+    let long = "x".repeat(129);
+    let rows = [
+        ("client_id=default", "client_id default is not a GUID"),
+        ("principal_id=x", "object_id x is not a GUID"),
+        ("mi_res_id=x", "msi_res_id x is not the resource id of a user-assigned identity"),
+        ("client_id=a%0d%0aSet-Cookie", "client_id in the query is not a GUID"),
+        ("client_id=%c3%a4", "client_id in the query is not a GUID"),
+        (&format!("client_id={long}"), "client_id in the query is not a GUID"),
+    ];
+    for (selector, expected) in rows {
+        let found = query(&format!("{GOOD}&{selector}"));
+        assert_eq!(found, Err(ImdsError::IdentityNotFound(expected.to_owned())), "{selector}");
+    }
 }
 
 #[test]
@@ -248,4 +266,31 @@ fn the_resource_is_kept_verbatim() {
         let raw = format!("api-version=2018-02-01&resource={resource}&xms_cc=CP1&claims=x");
         assert_eq!(query(&raw).unwrap().resource, resource);
     }
+}
+
+#[test]
+fn the_id_of_a_request_is_taken_from_its_header_if_it_is_one_guid() {
+    let id = |fields: Fields<'_>| with(fields).unwrap().correlation.map(|id| id.to_string());
+    let upper = GUID.to_uppercase();
+    assert_eq!(id(&[("X-Ms-Client-Request-Id", &upper)]).as_deref(), Some(GUID));
+    let one = ("x-ms-client-request-id", GUID);
+    let rows: [Fields<'_>; 4] = [
+        &[],
+        &[("x-ms-client-request-id", "request-7")],
+        &[("x-ms-client-request-id", "")],
+        &[one, one],
+    ];
+    for fields in rows {
+        assert_eq!(id(fields), None, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_refused_token_is_no_part_of_the_key() {
+    let hash = TokenHash::of("spent");
+    let plain = with(&[]).unwrap();
+    let target = format!("{PATH}?{GOOD}&token_sha256_to_refresh={hash}");
+    let asked = ask("GET", &target, HEADERS).unwrap();
+    assert_eq!(asked.key, plain.key);
+    assert_eq!((plain.refused, asked.refused), (None, Some(hash)));
 }

@@ -5,18 +5,30 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::node_api::TokenResponse;
+use api::node_api::{AuxiliaryToken, TokenResponse};
 
 use super::error::{ErrorReply, quoted};
+use super::hash::TokenHash;
 
-/// A token whose body is rendered but for the seconds that it still lives.
+/// A token, or the tokens of an identity of several tenants, whose body is rendered but for the
+/// seconds that it still lives.
 pub struct CachedToken {
+    /// The token of the identity's own tenant comes first.
+    tokens: Vec<Rendered>,
+    lifetime: Duration,
+}
+
+/// One token.
+struct Rendered {
     /// From the opening brace to `expires_in`'s opening quote.
     head: String,
     /// From `expires_in`'s closing quote to `ext_expires_in`'s opening one.
     middle: String,
     /// The rest.
     tail: String,
+    hash: TokenHash,
+    /// How many seconds it lives longer than the one that expires first.
+    longer: u64,
 }
 
 /// What a request is answered.
@@ -60,26 +72,82 @@ pub enum Content {
 // === impl CachedToken ===
 
 impl CachedToken {
-    /// Renders a token. All values are strings, and no field that a client chokes on is there
-    /// (`refresh_in`, an empty `ext_expires_in`).
+    /// Renders what the agent answered.
     pub fn new(token: &TokenResponse) -> Self {
+        let life = |expires_on: u64| {
+            let longer = expires_on.saturating_sub(token.expires_on);
+            let shorter = token.expires_on.saturating_sub(expires_on);
+            token.expires_in.saturating_add(longer).saturating_sub(shorter)
+        };
+        let auxiliary = token.auxiliary.iter().map(|auxiliary| auxiliary.expires_on);
+        let first = auxiliary.map(life).fold(token.expires_in, u64::min);
+        let own = AuxiliaryToken {
+            access_token: token.access_token.clone(),
+            expires_on: token.expires_on,
+            not_before: token.not_before,
+        };
+        let tokens = std::iter::once(&own).chain(&token.auxiliary);
+        let tokens = tokens.map(|one| Rendered::new(one, token, life(one.expires_on) - first));
+        Self { tokens: tokens.collect(), lifetime: Duration::from_secs(first) }
+    }
+
+    /// How long it lived when it came; of several tokens, the one that expires first.
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// The hash of the token; of several, that of the first.
+    pub fn hash(&self) -> Option<TokenHash> {
+        self.tokens.first().map(|token| token.hash)
+    }
+
+    /// Whether this is, or holds, the token with this hash.
+    pub fn has(&self, hash: TokenHash) -> bool {
+        self.tokens.iter().any(|token| token.hash == hash)
+    }
+
+    /// The parts of the body, one after the other.
+    fn parts(&self, remaining: Duration, mut part: impl FnMut(&str)) {
+        let several = self.tokens.len() > 1;
+        if several {
+            part("[");
+        }
+        for (number, token) in self.tokens.iter().enumerate() {
+            if number > 0 {
+                part(",");
+            }
+            let seconds = remaining.as_secs().saturating_add(token.longer).to_string();
+            for text in [&token.head, &seconds, &token.middle, &seconds, &token.tail] {
+                part(text);
+            }
+        }
+        if several {
+            part("]");
+        }
+    }
+}
+
+// === impl Rendered ===
+
+impl Rendered {
+    /// All values are strings, and no field that a client chokes on is there (`refresh_in`, an
+    /// empty `ext_expires_in`).
+    fn new(token: &AuxiliaryToken, of: &TokenResponse, longer: u64) -> Self {
         Self {
             head: format!(
                 r#"{{"access_token":{},"client_id":{},"expires_in":""#,
                 quoted(&token.access_token),
-                quoted(&token.client_id),
+                quoted(&of.client_id),
             ),
             middle: format!(r#"","expires_on":"{}","ext_expires_in":""#, token.expires_on),
             tail: format!(
                 r#"","not_before":"{}","resource":{},"token_type":"Bearer"}}"#,
                 token.not_before,
-                quoted(&token.resource),
+                quoted(&of.resource),
             ),
+            hash: TokenHash::of(&token.access_token),
+            longer,
         }
-    }
-
-    fn length(&self, seconds: &str) -> usize {
-        self.head.len() + self.middle.len() + self.tail.len() + 2 * seconds.len()
     }
 }
 
@@ -102,14 +170,8 @@ impl Reply {
 
     /// Appends the whole answer.
     pub fn write(&self, frame: Frame<'_>, out: &mut Vec<u8>) {
-        let seconds = match self {
-            Self::Token(_, remaining) => remaining.as_secs().to_string(),
-            Self::Error(_) => String::new(),
-        };
-        let length = match self {
-            Self::Token(token, _) => token.length(&seconds),
-            Self::Error(error) => error.body.len(),
-        };
+        let mut length = 0;
+        self.parts(|part| length += part.len());
         out.reserve(length + 300);
         let line = status_line(self.status());
         // Writing to memory cannot fail.
@@ -132,18 +194,14 @@ impl Reply {
         }
         out.extend_from_slice(b"\r\n");
         if frame.content == Content::Whole {
-            self.write_body(&seconds, out);
+            self.parts(|part| out.extend_from_slice(part.as_bytes()));
         }
     }
 
-    fn write_body(&self, seconds: &str, out: &mut Vec<u8>) {
+    fn parts(&self, mut part: impl FnMut(&str)) {
         match self {
-            Self::Token(token, _) => {
-                for part in [&token.head, seconds, &token.middle, seconds, &token.tail] {
-                    out.extend_from_slice(part.as_bytes());
-                }
-            }
-            Self::Error(error) => out.extend_from_slice(error.body.as_bytes()),
+            Self::Token(token, remaining) => token.parts(*remaining, part),
+            Self::Error(error) => part(&error.body),
         }
     }
 }
@@ -167,8 +225,8 @@ mod tests {
 
     const DATE: &str = "Mon, 24 Nov 2025 00:00:00 GMT";
 
-    fn token() -> Arc<CachedToken> {
-        Arc::new(CachedToken::new(&TokenResponse {
+    fn response() -> TokenResponse {
+        TokenResponse {
             access_token: "sec\"ret".to_owned(),
             token_type: "Bearer".to_owned(),
             resource: "https://vault.azure.net/".to_owned(),
@@ -178,7 +236,11 @@ mod tests {
             expires_in: 86_399,
             assertion_wanted: false,
             auxiliary: Vec::new(),
-        }))
+        }
+    }
+
+    fn token() -> Arc<CachedToken> {
+        Arc::new(CachedToken::new(&response()))
     }
 
     fn text(reply: &Reply, connection: Connection, content: Content) -> String {
@@ -199,6 +261,46 @@ mod tests {
         );
         assert_eq!(answer, head + body);
         assert!(!format!("{reply:?}").contains("ret"), "Debug shows no token");
+    }
+
+    #[test]
+    fn tokens_of_several_tenants_are_an_array_and_live_as_long_as_the_shortest() {
+        let auxiliary = |text: &str, expires_on| AuxiliaryToken {
+            access_token: text.to_owned(),
+            expires_on,
+            not_before: 7,
+        };
+        let own = response();
+        let shorter = auxiliary("two", own.expires_on - 86_000);
+        let longer = auxiliary("three", own.expires_on + 10);
+        let several = TokenResponse { auxiliary: vec![shorter, longer], ..own };
+        let token = CachedToken::new(&several);
+        assert_eq!(token.lifetime(), Duration::from_secs(399));
+        assert!(token.has(TokenHash::of("three")) && !token.has(TokenHash::of("four")));
+
+        let reply = Reply::Token(Arc::new(token), Duration::from_secs(300));
+        let answer = text(&reply, Connection::KeepAlive, Content::Whole);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let rows = [("sec\"ret", "86300"), ("two", "300"), ("three", "86310")];
+        assert_eq!(body.as_array().unwrap().len(), rows.len());
+        for (number, (access_token, expires_in)) in rows.into_iter().enumerate() {
+            let one = &body[number];
+            assert_eq!(one.as_object().unwrap().len(), 8, "{one}");
+            assert_eq!(one["access_token"], access_token);
+            assert_eq!(one["expires_in"], expires_in);
+            assert_eq!(one["ext_expires_in"], expires_in);
+            assert_eq!(one["resource"], "https://vault.azure.net/");
+        }
+        assert_eq!(body[1]["not_before"], "7");
+    }
+
+    #[test]
+    fn a_token_of_another_tenant_that_is_dead_makes_the_whole_answer_dead() {
+        let dead = AuxiliaryToken { access_token: "x".to_owned(), expires_on: 5, not_before: 0 };
+        let token = CachedToken::new(&TokenResponse { auxiliary: vec![dead], ..response() });
+        assert_eq!(token.lifetime(), Duration::ZERO);
     }
 
     #[test]

@@ -4,17 +4,19 @@ use std::error::Error;
 use std::time::Duration;
 
 use api::node_api::{
-    ASSIGNMENT_PATH, Assignment, NodeError, TOKEN_PATH, TokenRequest, TokenResponse,
+    ASSIGNMENT_PATH, Assignment, CORRELATION_HEADER, NodeError, TOKEN_PATH, TokenRequest,
+    TokenResponse,
 };
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
 use super::pool::Pool;
 use crate::args::NodeConfig;
+use crate::correlation::CorrelationId;
 use crate::metrics::{Call, UpstreamMetrics};
 
 /// One attempt. The agent itself may have to wait for Azure; when it answers later than this, the
@@ -44,25 +46,34 @@ impl NodeClient {
         Self { node, pool, token_calls: Semaphore::new(TOKEN_CALLS), metrics }
     }
 
-    /// Asks for a token.
-    pub async fn token(&self, request: &TokenRequest) -> Result<TokenResponse, Failure> {
+    /// Asks for a token, under an id that both sides and Azure write down.
+    pub async fn token(
+        &self,
+        request: &TokenRequest,
+        correlation: &CorrelationId,
+    ) -> Result<TokenResponse, Failure> {
         // Never closed, so that there is always a permit in the end.
         let _permit = self.token_calls.acquire().await.ok();
+        let begun = Instant::now();
         let body = serde_json::to_vec(request).map_err(|error| {
             Failure::Unreachable(format!("cannot write a request to the node's agent: {error}"))
         })?;
-        let request = Request::post(TOKEN_PATH).header(header::CONTENT_TYPE, "application/json");
+        let request = Request::post(TOKEN_PATH)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(CORRELATION_HEADER, correlation.as_str());
         let answer = self.call(request, body, TOKEN_TIMEOUT).await;
-        self.metrics.count(Call::Token, answer.as_ref().err());
+        self.metrics.count(Call::Token, answer.as_ref().err(), begun.elapsed());
         answer
     }
 
     /// Asks which identities the pod has, and waits so long for an assigned one.
     pub async fn assignment(&self, wait: Duration) -> Result<Assignment, Failure> {
+        let begun = Instant::now();
         let target = format!("{ASSIGNMENT_PATH}?wait={}", wait.as_secs());
-        let limit = wait + ASSIGNMENT_TIMEOUT;
-        let answer = self.call(Request::get(target), Vec::new(), limit).await;
-        self.metrics.count(Call::Assignment, answer.as_ref().err());
+        let request =
+            Request::get(target).header(CORRELATION_HEADER, CorrelationId::random().as_str());
+        let answer = self.call(request, Vec::new(), wait + ASSIGNMENT_TIMEOUT).await;
+        self.metrics.count(Call::Assignment, answer.as_ref().err(), begun.elapsed());
         answer
     }
 

@@ -5,7 +5,19 @@ use std::time::Duration;
 use api::node_api::{NodeError, NodeErrorCode};
 use token_cache::FetchError;
 
-/// A call that failed.
+use crate::correlation::CorrelationId;
+
+/// A call for a token that failed, as the cache remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{failure}")]
+pub struct FailedCall {
+    /// Why.
+    pub failure: Failure,
+    /// The id that the agent knows the call by.
+    pub correlation: CorrelationId,
+}
+
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// There was no connection, no answer in time, or none that can be understood.
@@ -45,14 +57,20 @@ impl Failure {
         }
     }
 
-    /// What the failure means for a cached token.
-    pub fn classify(self) -> FetchError<Self> {
-        let Self::Node { error, .. } = &self else { return FetchError::transient(self) };
-        let retry_after = error.retry_after.map(Duration::from_secs);
-        match error.code {
-            code if code.revokes() => FetchError::Revoked(self),
-            NodeErrorCode::Refused | NodeErrorCode::BadRequest => FetchError::Refused(self),
-            _ => FetchError::Transient { error: self, retry_after },
+    /// What the failure of the call `correlation` means for a cached token.
+    pub fn classify(self, correlation: CorrelationId) -> FetchError<FailedCall> {
+        let (code, retry_after) = match &self {
+            Self::Unreachable(_) => (NodeErrorCode::Unavailable, None),
+            Self::Node { error, .. } => (error.code, error.retry_after),
+        };
+        let error = FailedCall { failure: self, correlation };
+        match code {
+            code if code.revokes() => FetchError::Revoked(error),
+            // Asked for a second time, or not to be had: somebody has to change something.
+            NodeErrorCode::AssertionRequired
+            | NodeErrorCode::Refused
+            | NodeErrorCode::BadRequest => FetchError::Refused(error),
+            _ => FetchError::Transient { error, retry_after: retry_after.map(Duration::from_secs) },
         }
     }
 }
@@ -70,7 +88,9 @@ mod tests {
     #[test]
     fn only_a_word_on_the_identity_takes_a_cached_token_away() {
         use NodeErrorCode as Code;
-        let class = |code| match Failure::from(NodeError::new(code, "x")).classify() {
+        let class = |code| match Failure::from(NodeError::new(code, "x"))
+            .classify(CorrelationId::random())
+        {
             FetchError::Revoked(_) => "revoked",
             FetchError::Refused(_) => "refused",
             FetchError::Transient { .. } => "transient",
@@ -81,6 +101,7 @@ mod tests {
             (Code::NotAssigned, "revoked"),
             (Code::Refused, "refused"),
             (Code::BadRequest, "refused"),
+            (Code::AssertionRequired, "refused"),
             (Code::Unauthenticated, "transient"),
             (Code::WrongNode, "transient"),
             (Code::Throttled, "transient"),
@@ -89,7 +110,7 @@ mod tests {
         for (code, expected) in rows {
             assert_eq!(class(code), expected, "{code:?}");
         }
-        let down = Failure::Unreachable(String::new()).classify();
+        let down = Failure::Unreachable(String::new()).classify(CorrelationId::random());
         assert!(matches!(down, FetchError::Transient { retry_after: None, .. }));
     }
 
@@ -97,7 +118,9 @@ mod tests {
     fn a_wish_to_be_left_alone_is_kept() {
         let mut error = NodeError::new(NodeErrorCode::Throttled, "x");
         error.retry_after = Some(7);
-        let FetchError::Transient { retry_after, .. } = Failure::from(error).classify() else {
+        let FetchError::Transient { retry_after, .. } =
+            Failure::from(error).classify(CorrelationId::random())
+        else {
             panic!("throttling is transient");
         };
         assert_eq!(retry_after, Some(Duration::from_secs(7)));

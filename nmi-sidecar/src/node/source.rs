@@ -7,10 +7,12 @@ use api::IdentitySelector;
 use api::node_api::{self, AssignmentState, NodeError, NodeErrorCode, TokenResponse};
 use token_cache::{Call, FetchError, Fetched, Source};
 
+use super::assertion::AssertionFile;
 use super::client::NodeClient;
-use super::failure::Failure;
+use super::failure::{FailedCall, Failure};
+use crate::correlation::CorrelationId;
 use crate::gate::Gate;
-use crate::imds::{CachedToken, TokenRequest};
+use crate::imds::{CachedToken, TokenKey};
 
 /// A request is answered within 25 seconds; this leaves the last attempt a moment.
 const PATIENCE: Duration = Duration::from_secs(22);
@@ -20,18 +22,50 @@ const PATIENCE: Duration = Duration::from_secs(22);
 const UNBOUND_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tokens from the agent.
-#[derive(Clone)]
+#[derive(Debug)]
 pub struct NodeSource {
     node: Arc<NodeClient>,
+    assertion: AssertionFile,
     gate: Gate,
 }
 
 // === impl NodeSource ===
 
 impl NodeSource {
-    /// Asks `node`; is patient with missing identities while `gate` is closed.
-    pub fn new(node: Arc<NodeClient>, gate: Gate) -> Self {
-        Self { node, gate }
+    /// Asks `node`, which may ask for the `assertion`; is patient with missing identities while
+    /// `gate` is closed.
+    pub fn new(node: Arc<NodeClient>, assertion: AssertionFile, gate: Gate) -> Self {
+        Self { node, assertion, gate }
+    }
+
+    /// One question to the agent, or two if it has to see the pod's own token.
+    async fn ask(
+        &self,
+        mut request: node_api::TokenRequest,
+        correlation: &CorrelationId,
+    ) -> Result<TokenResponse, Failure> {
+        request.assertion = self.assertion.if_wanted();
+        let answer = match self.node.token(&request, correlation).await {
+            Err(Failure::Node { error, .. })
+                if error.code == NodeErrorCode::AssertionRequired
+                    && request.assertion.is_none() =>
+            {
+                request.assertion = Some(self.assertion.read()?);
+                self.node.token(&request, correlation).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(token) => {
+                self.assertion.want(token.assertion_wanted);
+                Ok(token)
+            }
+            Err(Failure::Node { error, .. }) if error.code == NodeErrorCode::NotAssigned => {
+                let pending = self.pending().await;
+                Err(Failure::Node { error, pending })
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Whether identities of the pod are on their way, after the agent said that one is not there.
@@ -42,40 +76,37 @@ impl NodeSource {
 }
 
 impl Source for NodeSource {
-    type Key = TokenRequest;
+    type Key = TokenKey;
     type Value = Arc<CachedToken>;
-    type Error = Failure;
+    type Error = FailedCall;
 
     async fn fetch(
         &self,
-        key: TokenRequest,
-        _call: Call<Arc<CachedToken>>,
-    ) -> Result<Fetched<Arc<CachedToken>>, FetchError<Failure>> {
+        key: TokenKey,
+        call: Call<Arc<CachedToken>>,
+    ) -> Result<Fetched<Arc<CachedToken>>, FetchError<FailedCall>> {
+        let correlation = call.trace.map_or_else(CorrelationId::random, CorrelationId::from);
+        let refused = call.rejected.and_then(|token| token.hash());
         let request = node_api::TokenRequest {
             resource: key.resource.clone(),
             identity: key.identity.as_ref().map(Into::into),
-            token_sha256_to_refresh: None,
+            token_sha256_to_refresh: refused.map(|hash| hash.to_string()),
             assertion: None,
         };
-        match self.node.token(&request).await {
-            Ok(token) => checked(&key, &token).map_err(Failure::classify),
-            Err(Failure::Node { error, .. }) if error.code == NodeErrorCode::NotAssigned => {
-                let pending = self.pending().await;
-                Err(Failure::Node { error, pending }.classify())
-            }
-            Err(failure) => Err(failure.classify()),
-        }
+        let answer = self.ask(request, &correlation).await;
+        let token = answer.and_then(|token| checked(&key, &token));
+        token.map_err(|failure| failure.classify(correlation))
     }
 
-    fn patience(&self, error: &FetchError<Failure>) -> Duration {
+    fn patience(&self, error: &FetchError<FailedCall>) -> Duration {
         patience(error, self.gate.is_open())
     }
 }
 
-fn patience(error: &FetchError<Failure>, gate_is_open: bool) -> Duration {
-    match error {
-        FetchError::Transient { .. } => PATIENCE,
-        FetchError::Revoked(Failure::Node { error, pending })
+fn patience(error: &FetchError<FailedCall>, gate_is_open: bool) -> Duration {
+    match (error, &error.error().failure) {
+        (FetchError::Transient { .. }, _) => PATIENCE,
+        (FetchError::Revoked(_), Failure::Node { error, pending })
             if error.code == NodeErrorCode::NotAssigned =>
         {
             if *pending || !gate_is_open {
@@ -84,22 +115,16 @@ fn patience(error: &FetchError<Failure>, gate_is_open: bool) -> Duration {
                 UNBOUND_PATIENCE
             }
         }
-        FetchError::Revoked(_) | FetchError::Refused(_) => Duration::ZERO,
+        (FetchError::Revoked(_) | FetchError::Refused(_), _) => Duration::ZERO,
     }
 }
 
 /// The token, if it is the one that was asked for.
-fn checked(
-    key: &TokenRequest,
-    token: &TokenResponse,
-) -> Result<Fetched<Arc<CachedToken>>, Failure> {
+fn checked(key: &TokenKey, token: &TokenResponse) -> Result<Fetched<Arc<CachedToken>>, Failure> {
     let wrong = |what: &str| {
         let message = format!("the node's agent answered with a token {what}");
         Err(Failure::from(NodeError::new(NodeErrorCode::Unavailable, message)))
     };
-    if token.expires_in == 0 {
-        return wrong("that has expired");
-    }
     if token.resource != key.resource {
         return wrong("of another resource");
     }
@@ -108,8 +133,12 @@ fn checked(
     {
         return wrong("of another identity");
     }
-    let lifetime = Duration::from_secs(token.expires_in);
-    Ok(Fetched { value: Arc::new(CachedToken::new(token)), lifetime })
+    let value = Arc::new(CachedToken::new(token));
+    let lifetime = value.lifetime();
+    if lifetime.is_zero() {
+        return wrong("that has expired");
+    }
+    Ok(Fetched { value, lifetime })
 }
 
 #[cfg(test)]
@@ -122,9 +151,10 @@ mod tests {
     fn only_what_time_can_cure_is_waited_for() {
         let not_assigned = |pending| {
             let error = NodeError::new(NodeErrorCode::NotAssigned, "x");
-            FetchError::Revoked(Failure::Node { error, pending })
+            Failure::Node { error, pending }.classify(CorrelationId::random())
         };
-        let node = |code| Failure::from(NodeError::new(code, "x")).classify();
+        let classified = |failure: Failure| failure.classify(CorrelationId::random());
+        let node = |code| classified(Failure::from(NodeError::new(code, "x")));
         let rows = [
             (not_assigned(false), true, 5),
             (not_assigned(false), false, 22),
@@ -132,8 +162,9 @@ mod tests {
             (node(NodeErrorCode::IdentityNotFound), false, 0),
             (node(NodeErrorCode::AmbiguousIdentity), false, 0),
             (node(NodeErrorCode::Refused), false, 0),
+            (node(NodeErrorCode::AssertionRequired), false, 0),
             (node(NodeErrorCode::Unavailable), true, 22),
-            (Failure::Unreachable(String::new()).classify(), true, 22),
+            (classified(Failure::Unreachable(String::new())), true, 22),
         ];
         for (error, gate_is_open, seconds) in rows {
             let found = patience(&error, gate_is_open).as_secs();
@@ -143,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_token_of_somebody_else_is_no_token() {
-        let key = TokenRequest {
+        let key = TokenKey {
             resource: "r".to_owned(),
             identity: Some(IdentitySelector::ClientId(ID.parse().unwrap())),
         };

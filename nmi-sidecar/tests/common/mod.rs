@@ -36,11 +36,12 @@ pub(crate) struct Setup {
     pub(crate) gate: &'static str,
     pub(crate) verify_after: &'static str,
     pub(crate) limits: Limits,
+    pub(crate) warm_up: &'static [&'static str],
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { gate: "0", verify_after: "1h", limits: Limits::default() }
+        Self { gate: "0", verify_after: "1h", limits: Limits::default(), warm_up: &[] }
     }
 }
 
@@ -105,6 +106,11 @@ impl Sidecar {
 
     pub(crate) async fn get(&self, target: &str) -> Answer {
         self.ask(&format!("GET {target} HTTP/1.1\r\n{HEADERS}\r\n")).await
+    }
+
+    /// The same with a header more.
+    pub(crate) async fn get_with(&self, target: &str, header: &str) -> Answer {
+        self.ask(&format!("GET {target} HTTP/1.1\r\n{HEADERS}{header}\r\n\r\n")).await
     }
 
     /// A token request of one resource.
@@ -187,10 +193,12 @@ fn config(
         ("--server-name", SERVER_NAME.to_owned()),
         ("--token-file", file("token")),
         ("--ca-file", file("ca.crt")),
+        ("--federated-token-file", file("federated-token")),
         ("--gate-timeout", setup.gate.to_owned()),
         ("--verify-after", setup.verify_after.to_owned()),
     ];
-    let line = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    let warm_up = setup.warm_up.iter().map(|resource| ("--warm-up", (*resource).to_owned()));
+    let line = flags.into_iter().chain(warm_up).flat_map(|(flag, value)| [flag.to_owned(), value]);
     let args = std::iter::once("nmi-sidecar".to_owned()).chain(line);
     Config::try_from(<Args as clap::Parser>::try_parse_from(args).unwrap()).unwrap()
 }

@@ -1,14 +1,14 @@
 //! An agent of the node that answers as it is told.
 
-use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use api::node_api::{
-    ASSIGNMENT_PATH, AssignedIdentitySummary, Assignment, AssignmentState, NodeError,
-    NodeErrorCode, TOKEN_PATH, TokenRequest, TokenResponse,
+    ASSIGNMENT_PATH, AssignedIdentitySummary, Assignment, AssignmentState, AuxiliaryToken,
+    CORRELATION_HEADER, NodeError, NodeErrorCode, TOKEN_PATH, TokenRequest, TokenResponse,
 };
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -39,10 +39,27 @@ pub(crate) struct State {
     /// How token calls are answered: with a life in seconds, or not.
     pub(crate) answer: Mutex<Result<u64, NodeError>>,
     pub(crate) delay: Mutex<Duration>,
+    pub(crate) assertion: Mutex<AssertionPolicy>,
+    /// So many token calls are not answered: their connections are closed.
+    pub(crate) hang_ups: AtomicUsize,
+    pub(crate) auxiliary: Mutex<Vec<AuxiliaryToken>>,
     pub(crate) assignment: watch::Sender<AssignmentState>,
     pub(crate) requests: Mutex<Vec<TokenRequest>>,
+    /// The correlation ids of the token calls.
+    pub(crate) correlations: Mutex<Vec<String>>,
     pub(crate) bearers: Mutex<Vec<String>>,
     pub(crate) connections: AtomicUsize,
+}
+
+/// What the agent does about the pod's own token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AssertionPolicy {
+    /// It needs none.
+    NotNeeded,
+    /// It has one and wants a newer one.
+    Wanted,
+    /// It has none.
+    Required,
 }
 
 impl FakeNode {
@@ -110,8 +127,12 @@ impl State {
         Self {
             answer: Mutex::new(Ok(86_400)),
             delay: Mutex::new(Duration::ZERO),
+            assertion: Mutex::new(AssertionPolicy::NotNeeded),
+            hang_ups: AtomicUsize::new(0),
+            auxiliary: Mutex::default(),
             assignment: watch::Sender::new(AssignmentState::Assigned),
             requests: Mutex::default(),
+            correlations: Mutex::default(),
             bearers: Mutex::default(),
             connections: AtomicUsize::new(0),
         }
@@ -154,11 +175,18 @@ async fn serve(listener: TcpListener, cert: ServingCert, state: Arc<State>) {
 async fn answer(
     state: Arc<State>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> io::Result<Response<Full<Bytes>>> {
     let bearer = request.headers()[header::AUTHORIZATION].to_str().unwrap().to_owned();
     state.bearers.lock().push(bearer);
     match request.uri().path() {
         TOKEN_PATH => {
+            let hangs_up = |left: usize| left.checked_sub(1);
+            let ordering = Ordering::SeqCst;
+            if state.hang_ups.fetch_update(ordering, ordering, hangs_up).is_ok() {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            let id = request.headers()[CORRELATION_HEADER].to_str().unwrap().to_owned();
+            state.correlations.lock().push(id);
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let request: TokenRequest = serde_json::from_slice(&body).unwrap();
             Ok(token(&state, request).await)
@@ -190,6 +218,11 @@ async fn token(state: &State, request: TokenRequest) -> Response<Full<Bytes>> {
     };
     let delay = *state.delay.lock();
     tokio::time::sleep(delay).await;
+    let policy = *state.assertion.lock();
+    if policy == AssertionPolicy::Required && request.assertion.is_none() {
+        let error = NodeError::new(NodeErrorCode::AssertionRequired, "send the pod's token");
+        return json(StatusCode::PRECONDITION_REQUIRED, &error);
+    }
     let answer = state.answer.lock().clone();
     match answer {
         Ok(expires_in) => {
@@ -201,8 +234,8 @@ async fn token(state: &State, request: TokenRequest) -> Response<Full<Bytes>> {
                 expires_on: 1_795_415_462,
                 not_before: 1_795_329_062,
                 expires_in,
-                assertion_wanted: false,
-                auxiliary: Vec::new(),
+                assertion_wanted: policy == AssertionPolicy::Wanted,
+                auxiliary: state.auxiliary.lock().clone(),
             };
             json(StatusCode::OK, &response)
         }
