@@ -7,6 +7,7 @@ SHELL := /bin/bash
 CACHE := $(or $(POD_IDENTITY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pod-identity-sidecar)
 TOOLS := $(CACHE)/cargo-tools
 E2E   := target/debug/e2e
+RELEASE := target/x86_64-unknown-linux-musl/release
 
 MACHETE := 0.9.1
 DENY    := 0.20.2
@@ -64,7 +65,7 @@ format: toolchain ## Check the formatting
 .PHONY: lint
 lint: toolchain ## Check with clippy; a warning is an error
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p e2e --test cluster --test uninstall -- -D warnings
+	cargo clippy --locked -p e2e --test cluster --test migrate --test uninstall -- -D warnings
 
 .PHONY: dependencies
 dependencies: $(TOOLS)/.machete-$(MACHETE) $(TOOLS)/.deny-$(DENY) ## Check for unused, duplicate or badly licensed dependencies
@@ -79,10 +80,24 @@ unit: tools ## Run the unit, golden, component and chart tests
 cluster-test: e2e ## Run the tests on the local cluster (needs root)
 	@if [ "$$(id -u)" = 0 ]; then \
 	  cargo test --locked -p e2e --test cluster -- --test-threads=4 && \
+	  cargo test --locked -p e2e --test migrate && \
 	  cargo test --locked -p e2e --test uninstall; \
 	else \
 	  echo "Not root: the cluster tests are left out. Run 'sudo make cluster-test' for them."; \
 	fi
+
+.PHONY: bench
+bench: release ## Measure the release programs on the token path (as root, alone on the machine; three minutes)
+	$(RELEASE)/bench tokens --images $(CACHE)/images
+
+# The programs as the images have them, and apart from them what measures: together cargo would
+# build the libraries that they share with the features of both.
+.PHONY: release
+release: toolchain
+	@command -v musl-gcc >/dev/null || { echo "musl-gcc is missing: install the package musl-tools"; exit 1; }
+	CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl \
+	  -p webhook -p controller -p nmi-host -p nmi-sidecar -p init-redirect --bins
+	CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl -p bench
 
 .PHONY: golden
 golden: toolchain ## Write the golden files anew; read the diff before you commit it

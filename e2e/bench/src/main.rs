@@ -3,6 +3,7 @@
 mod fakes;
 mod floor;
 mod load;
+mod machine;
 mod namespace;
 mod procfs;
 mod report;
@@ -40,5 +41,17 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Tokens(args) => tokens::run(&args),
         Command::Floor { listen } => floor::run(listen),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Processor time is counted in these: `USER_HZ`, 100 a second on every architecture that the
 /// images are built for.
-const TICK: Duration = Duration::from_millis(10);
+const TICK_MS: u64 = 10;
 
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,11 +19,31 @@ pub(crate) struct Memory {
 
 /// Processor time in user and kernel mode, all threads, from `/proc/<pid>/stat`.
 pub(crate) fn processor_time(stat: &str) -> Option<Duration> {
+    times(stat).map(|[user, system, ..]| user + system)
+}
+
+/// Processor time of a process and of its children that have ended, from `/proc/<pid>/stat`.
+pub(crate) fn family_time(stat: &str) -> Option<Duration> {
+    times(stat).map(|times| times.iter().sum())
+}
+
+/// Processor time of everybody, interrupts included, from `/proc/stat`.
+pub(crate) fn busy_time(stat: &str) -> Option<Duration> {
+    let numbers = stat.lines().next()?.strip_prefix("cpu ")?;
+    let numbers: Vec<u32> =
+        numbers.split_whitespace().map_while(|text| text.parse().ok()).collect();
+    // Idle time and time to wait for a disk are the fourth and fifth, time stolen the eighth.
+    let [user, nice, system, _, _, irq, soft, ..] = numbers[..] else { return None };
+    Some(Duration::from_millis(TICK_MS * (user + nice + system + irq + soft)))
+}
+
+/// In user and kernel mode, own and of children that have ended.
+fn times(stat: &str) -> Option<[Duration; 4]> {
     // The program's name is in parentheses and may hold anything, also parentheses.
     let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ').skip(11).map(str::parse::<u32>);
-    let (user, system) = (fields.next()?.ok()?, fields.next()?.ok()?);
-    Some(TICK * user + TICK * system)
+    let mut fields = fields.split(' ').skip(11).map(str::parse::<u64>);
+    let mut next = || Some(Duration::from_millis(TICK_MS * fields.next()?.ok()?));
+    Some([next()?, next()?, next()?, next()?])
 }
 
 /// Memory from `/proc/<pid>/status`.
@@ -46,10 +66,18 @@ mod tests {
         for name in ["sh", "a b", "x) S 1 (", "nmi-sidecar"] {
             let stat = format!("31423 ({name}) {tail}");
             assert_eq!(processor_time(&stat), Some(Duration::from_millis(270)), "{name}");
+            assert_eq!(family_time(&stat), Some(Duration::from_millis(420)), "{name}");
         }
         for broken in ["", "1 (sh) S 1", "1 sh S 1 1 1"] {
             assert_eq!(processor_time(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn a_busy_machine_is_neither_idle_nor_waiting() {
+        let stat = "cpu  100 20 3000 99999999999 8888 4 50 7777 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(busy_time(stat), Some(Duration::from_millis(31_740)));
+        assert_eq!(busy_time("cpu  100 20"), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::machine::Machine;
 use crate::summary::median;
 
 /// Everything of one run.
@@ -18,15 +19,6 @@ pub(crate) struct Report {
     loads: Vec<LoadRow>,
     figures: Vec<Figure>,
     promises: Vec<Promise>,
-}
-
-/// Where and in what company.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Machine {
-    processors: usize,
-    kernel: String,
-    /// Processes that wanted a processor in the minute before.
-    load_before: f64,
 }
 
 /// One number, sampled several times.
@@ -77,15 +69,12 @@ pub(crate) struct Promise {
     kept: bool,
 }
 
-/// Above this the machine had something else to do.
-const QUIET: f64 = 0.5;
-
 // === impl Report ===
 
 impl Report {
-    /// An empty report about this machine.
-    pub(crate) fn begin() -> Self {
-        Self { machine: Machine::here(), ..Self::default() }
+    /// Says where it was measured.
+    pub(crate) fn measured_on(&mut self, machine: Machine) {
+        self.machine = machine;
     }
 
     /// Takes a figure in.
@@ -134,6 +123,7 @@ impl Report {
 
     fn text(&self) -> String {
         let mut text = self.machine.text();
+        text.push('\n');
         self.write_loads(&mut text);
         self.write_figures(&mut text);
         self.write_promises(&mut text);
@@ -185,29 +175,6 @@ impl Report {
             let (limit, value) = (number(*at_most), number(*value));
             let _ = writeln!(text, "| {what} | {limit} {unit} | {value} {unit} | {verdict} |");
         }
-    }
-}
-
-// === impl Machine ===
-
-impl Machine {
-    fn here() -> Self {
-        let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-        let load = read("/proc/loadavg");
-        Self {
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            load_before: load.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0),
-        }
-    }
-
-    fn text(&self) -> String {
-        let Self { processors, kernel, load_before } = self;
-        let remark = match *load_before > QUIET {
-            true => " The machine was busy with something else: rates and latencies are too bad.",
-            false => "",
-        };
-        format!("{processors} processors, Linux {kernel}, load before {load_before}.{remark}\n\n")
     }
 }
 

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::fakes::Fakes;
 use crate::fakes::authority::Authority;
 use crate::load::{self, Plan, Times};
+use crate::machine::Watch;
 use crate::report::{LoadSample, Report};
 use crate::subject::Subject;
 use crate::summary::{mebibytes, milliseconds};
@@ -34,11 +35,11 @@ pub(crate) struct Args {
     output: PathBuf,
 
     /// How often each load is repeated, each time with fresh processes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
     /// How long each load is measured.
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     milliseconds: u64,
 
     /// How often a start is repeated.
@@ -80,8 +81,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// Measures and reports.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut report = Report::begin();
     namespace::enter()?;
+    let (watch, mut report) = (Watch::begin()?, Report::default());
     let stage = Stage::set(args)?;
     let wanted = |part| args.only.is_none_or(|only| only == part);
     if wanted(Part::Sidecar) {
@@ -93,6 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if wanted(Part::Sizes) {
         sizes::measure(&stage.programs, args.images.as_deref(), &mut report)?;
     }
+    report.measured_on(watch.end()?);
     report.print()?;
     report.write(&args.output)?;
     if let Some(slack) = args.check {

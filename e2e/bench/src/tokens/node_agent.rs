@@ -42,6 +42,7 @@ enum Door {
 #[derive(Default)]
 struct Samples {
     idle: Vec<f64>,
+    anonymous: Vec<f64>,
     doors: [Vec<LoadSample>; Door::ALL.len()],
 }
 
@@ -66,7 +67,9 @@ fn round(stage: &Stage, imds: &Imds, cluster: Cluster, samples: &mut Samples) ->
     let mut agent = launch(stage, imds).start()?;
     agent.wait_for("ready", || is_ready().unwrap_or(false))?;
     std::thread::sleep(IDLE);
-    samples.idle.push(mebibytes(agent.usage()?.memory.resident));
+    let memory = agent.usage()?.memory;
+    samples.idle.push(mebibytes(memory.resident));
+    samples.anonymous.push(mebibytes(memory.anonymous));
     for (door, samples) in Door::ALL.into_iter().zip(&mut samples.doors) {
         samples.push(sample(stage, door, cluster, &agent)?);
     }
@@ -150,6 +153,8 @@ fn publish(samples: [Samples; NODES.len()], report: &mut Report) {
         let many = if pods == 1 { "1 pod".to_owned() } else { format!("{pods} pods") };
         let name = format!("nmi-host: resident idle, {many} on the node");
         report.figure(Figure::new(name, "MiB", samples.idle).peer("32"));
+        let name = format!("nmi-host: of that not backed by a file, {many}");
+        report.figure(Figure::new(name, "MiB", samples.anonymous));
         let mut middle = Vec::new();
         for (door, samples) in Door::ALL.into_iter().zip(samples.doors) {
             let row = LoadRow {
