@@ -279,6 +279,7 @@ fn authenticate(
         check_certificate(&jwt, &holder.certificates, tenant, now)?;
     } else {
         entry.credential = Some("federated".to_owned());
+        entry.subject = jwt.claim("sub").map(str::to_owned);
         let check = check_federated(&jwt, &holder.federated_credentials, issuers, now)?;
         entry.signature_checked = Some(check == SignatureCheck::Done);
     }

@@ -72,6 +72,9 @@ pub struct Entry {
     /// `client_secret`, `certificate` or `federated`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+    /// The subject of a federated assertion, also of one that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// Whether a federated assertion's signature could be checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature_checked: Option<bool>,

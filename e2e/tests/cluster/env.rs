@@ -7,6 +7,7 @@ use e2e::images::{self, Image};
 use e2e::paths::State;
 use e2e::progress::Progress;
 use e2e::release;
+use e2e::topology::Node;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -77,6 +78,19 @@ async fn install() -> Cluster {
 }
 
 impl Env {
+    /// A node by its name.
+    pub(crate) fn node(&self, name: &str) -> &Node {
+        self.cluster.nodes().iter().find(|node| node.name() == name).unwrap()
+    }
+
+    /// Runs a command in the network of a node, as if on it: its standard output.
+    pub(crate) async fn on_node(&self, node: &str, command: &str) -> String {
+        let mut shell = self.cluster.in_node(self.node(node), "bash");
+        let output = shell.args(["-c", command]).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// kubectl with these arguments: standard output, or standard error as the error.
     pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String, String> {
         let output = self.cluster.kubectl(args).output().await.unwrap();
@@ -131,6 +145,26 @@ impl Azure {
         });
         self.post("identities", &body).await;
         identity
+    }
+
+    /// Merges into the faults. Tests run side by side: a fault is to be about their own identity.
+    pub(crate) async fn faults(&self, faults: &Value) {
+        let request = self.client.patch(format!("{}/_fake/faults", self.base)).json(faults);
+        request.send().await.unwrap().error_for_status().unwrap();
+    }
+
+    /// A fault of this identity's tokens from IMDS; `null` ends it.
+    pub(crate) async fn imds_fault(&self, identity: &Identity, then: Value) {
+        let when = json!({"on": ["imds"], "client_id": identity.client_id});
+        let rule = if then.is_null() { Value::Null } else { json!({"when": when, "then": then}) };
+        self.faults(&json!({"rules": {identity.name.as_str(): rule}})).await;
+    }
+
+    /// What `imds`, `entra`, `arm` or `vault` were asked by, or for, a client id.
+    pub(crate) async fn journal(&self, service: &str, client_id: &str) -> Vec<Value> {
+        let page = self.get(&format!("journal?limit=100000&service={service}")).await;
+        let entries = page["entries"].as_array().cloned().unwrap();
+        entries.into_iter().filter(|entry| entry["client_id"] == client_id).collect()
     }
 
     /// A VM or scale set.

@@ -7,11 +7,15 @@
 
 mod bad_input;
 mod env;
+mod federation;
 mod guard;
 mod identities;
 mod lifecycle;
 mod namespace;
 mod outages;
 mod principals;
+mod requests;
 mod secrecy;
+mod storms;
 mod tokens;
+mod vaults;

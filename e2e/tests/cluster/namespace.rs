@@ -144,6 +144,20 @@ impl Namespace {
         }
     }
 
+    /// Asks for a token of another resource than [`Self::token`] does.
+    pub(crate) async fn token_for(&self, pod: &str, resource: &str) -> Answer {
+        match self.exec(pod, &curl_for(resource, "")).await {
+            Ok(text) => parse(&text),
+            Err(error) => Answer::NoConnection(error),
+        }
+    }
+
+    /// The name of the node that the pod is on.
+    pub(crate) async fn node_of(&self, pod: &str) -> String {
+        let pod = self.env.get(&["-n", &self.name, "pod", pod]).await;
+        pod["spec"]["nodeName"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn delete(&self, kind: &str, name: &str) {
         self.env.kubectl(&["-n", &self.name, "delete", kind, name]).await.unwrap();
     }
@@ -163,8 +177,14 @@ impl Namespace {
 
 /// The token request of the documents, for Key Vault.
 pub(crate) fn curl(query: &str) -> String {
+    curl_for("https://vault.azure.net", query)
+}
+
+/// The token request of the documents. `query` is added to it, up to the end of a shell's quote.
+pub(crate) fn curl_for(resource: &str, query: &str) -> String {
+    let resource = resource.replace(':', "%3A").replace('/', "%2F");
     format!(
-        "curl -sS --max-time 30 -w '\\n%{{http_code}}' -H Metadata:true 'http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net{query}'"
+        "curl -sS --max-time 30 -w '\\n%{{http_code}}' -H Metadata:true 'http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}{query}'"
     )
 }
 

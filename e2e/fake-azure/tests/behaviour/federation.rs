@@ -101,6 +101,7 @@ async fn a_service_account_is_an_identity_whichever_key_its_cluster_has() {
         let journal = fixture.journal("entra").await;
         assert_eq!(journal[0].credential.as_deref(), Some("federated"));
         assert_eq!(journal[0].signature_checked, Some(true));
+        assert_eq!(journal[0].subject.as_deref(), Some(SUBJECT));
         let text = serde_json::to_string(&journal).unwrap();
         assert!(!text.contains(&assertion), "no assertion in the journal");
     }

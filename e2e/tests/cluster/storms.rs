@@ -1,0 +1,139 @@
+//! IMDS fails half of the time and slowly, the node agent dies: applications notice nothing.
+
+use std::time::Duration;
+
+use e2e::release;
+use serde_json::{Value, json};
+
+use crate::env::{Env, env, eventually};
+use crate::namespace::{Answer, Namespace, curl, curl_for, parse};
+
+/// Asks again and again without a second attempt at anything: prints what is not a token, then how
+/// often it asked.
+fn client(seconds: u32, request: &str) -> String {
+    format!(
+        r#"end=$((SECONDS + {seconds})); n=0
+while [ $SECONDS -lt $end ]; do
+  n=$((n + 1)); begun=$SECONDS
+  answer=$({request} 2>&1)
+  case "$answer" in *access_token*$'\n200') ;; *) echo "request $n, $((SECONDS - begun)) s: $answer" ;; esac
+  sleep 0.1
+done
+echo "asked $n""#
+    )
+}
+
+/// A request that no cache can answer: each is for a resource of its own.
+fn cold(series: &str) -> String {
+    let request = curl_for(&format!("https://{series}-SERIAL.example"), "");
+    // The shell's count, outside of the quotes.
+    request.replace("--max-time 30", "--max-time 60").replace("SERIAL", "'$n'")
+}
+
+/// What a client complained about, and how often it asked.
+fn outcome(printed: &str) -> (Vec<&str>, u64) {
+    let (complaints, asked): (Vec<&str>, Vec<&str>) =
+        printed.lines().partition(|line| !line.starts_with("asked "));
+    (complaints, asked[0].trim_start_matches("asked ").parse().unwrap())
+}
+
+/// Deletes the node agent's pod of a node; the DaemonSet makes another.
+async fn kill_agent(env: &Env, node: &str) {
+    let agent = "app.kubernetes.io/component=nmi-host";
+    let field = format!("spec.nodeName={node}");
+    let delete = ["-n", release::NAMESPACE, "delete", "pod", "-l", agent, "--field-selector"];
+    env.kubectl(&[&delete[..], &[&field, "--wait=false", "--grace-period=1"]].concat())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn half_of_imds_and_the_node_agent_fail_and_no_application_sees_it() {
+    let space = Namespace::new("storm").await;
+    let azure = &env().await.azure;
+    let identity = azure.identity("storm", 73).await;
+    space.bind(&identity, "app").await;
+    space.start(&space.pod("app", "app")).await;
+    space.token("app", "").await.is_of(&identity);
+    let node = space.node_of("app").await;
+    let then = json!({"failure_rate": 0.5, "latency_ms": 2000, "seed": 1});
+    azure.imds_fault(&identity, then).await;
+
+    let run = async |request: String| {
+        space.exec("app", &client(45, &request)).await.expect("the client runs to its end")
+    };
+    let outage = async {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        kill_agent(space.env, &node).await;
+    };
+    let (warm, one, two, ()) =
+        tokio::join!(run(curl("")), run(cold("one")), run(cold("two")), outage);
+    azure.imds_fault(&identity, Value::Null).await;
+
+    for (printed, least) in [(&warm, 50), (&one, 4), (&two, 4)] {
+        let (complaints, asked) = outcome(printed);
+        assert!(complaints.is_empty(), "{complaints:#?}");
+        assert!(asked >= least, "only {asked} requests: {printed}");
+    }
+    let statuses = azure.journal("imds", &identity.client_id).await;
+    let count = |status: u16| statuses.iter().filter(|entry| entry["status"] == status).count();
+    assert!(count(503) >= 3 && count(200) >= 3, "{} failed, {} did not", count(503), count(200));
+    space.done().await;
+}
+
+#[tokio::test]
+async fn imds_may_not_know_an_identity_for_seconds_after_it_was_attached() {
+    let space = Namespace::new("propagation").await;
+    let azure = &env().await.azure;
+    let identity = azure.identity("propagation", 74).await;
+    let faults = json!({"identities": {&identity.resource_id: {"propagation_delay_ms": 8000}}});
+    azure.faults(&faults).await;
+    space.bind(&identity, "app").await;
+    let mut pod = space.pod("app", "app");
+    // The first thing that the application does, once.
+    pod["spec"]["initContainers"] =
+        json!([e2e::pods::container("first", &["bash", "-c", &curl("")])]);
+    space.start(&pod).await;
+    let logs = ["-n", &space.name, "logs", "app", "-c", "first"];
+    parse(&space.env.kubectl(&logs).await.unwrap()).is_of(&identity);
+
+    let page = azure.get("journal?limit=100000&service=imds").await;
+    let refused = page["entries"].as_array().unwrap().iter().filter(|entry| {
+        let query = entry["query"].as_str().unwrap_or_default();
+        query.contains("propagation") && entry["status"] == 400
+    });
+    assert!(refused.count() >= 1, "IMDS knew the identity at once: the test shows nothing");
+    azure.faults(&json!({"identities": {&identity.resource_id: null}})).await;
+    space.done().await;
+}
+
+#[tokio::test]
+async fn imds_is_away_for_a_while_and_a_waiting_application_gets_its_token() {
+    let space = Namespace::new("away").await;
+    let azure = &env().await.azure;
+    let identity = azure.identity("away", 75).await;
+    space.bind(&identity, "app").await;
+    space.start(&space.pod("app", "app")).await;
+    azure.imds_fault(&identity, json!({"failure_rate": 1.0, "status": 500})).await;
+    let back = async {
+        let failed = async || {
+            let entries = azure.journal("imds", &identity.client_id).await;
+            (!entries.is_empty()).then_some(())
+        };
+        eventually("the first attempt failed", Duration::from_secs(20), failed).await;
+        azure.imds_fault(&identity, Value::Null).await;
+    };
+    let (answer, ()) = tokio::join!(space.token("app", ""), back);
+    answer.is_of(&identity);
+
+    // For longer than anybody waits: the application is told to come back.
+    azure.imds_fault(&identity, json!({"failure_rate": 1.0, "status": 500})).await;
+    let command = curl_for("https://away.example", "").replace("--max-time 30", "--max-time 60");
+    let Answer::Http(503, body) = parse(&space.exec("app", &command).await.unwrap()) else {
+        panic!("not unavailable")
+    };
+    assert!(body["error_description"].is_string(), "{body}");
+    space.token("app", "").await.is_of(&identity);
+    azure.imds_fault(&identity, Value::Null).await;
+    space.done().await;
+}
