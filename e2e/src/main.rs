@@ -130,7 +130,7 @@ async fn run(args: Args) -> Result<()> {
         Command::Helm { args } => become_tool(&attach(state).await?, "helm", &args)?,
         Command::Images { only } => {
             let wanted: Vec<Image> = if only.is_empty() {
-                Image::all().collect()
+                Image::standard().collect()
             } else {
                 only.iter().map(|name| Image::by_name(name)).collect::<Result<_>>()?
             };

@@ -59,7 +59,7 @@ pub async fn run(config: Config) -> Result<()> {
     narrator.kubectl(&cluster, "get nodes -o wide").await?;
 
     narrator.step("The images, built from this checkout");
-    let wanted: Vec<Image> = Image::all().collect();
+    let wanted: Vec<Image> = Image::standard().collect();
     let built =
         images::build(&wanted, &cache, &progress).await.context("step 2: building images")?;
     cluster.load(&built).await.context("step 2: importing images")?;

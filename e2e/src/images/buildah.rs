@@ -30,7 +30,7 @@ impl Recipe {
             .with_file("dockerfile", &self.dockerfile())?
             .with("inputs", &self.inputs)
             .short();
-        let archive = cache.images().join(format!("{}-{key}.tar", self.name));
+        let archive = archive(cache, self.name, &key);
         Ok(Built { name: self.name, key, archive })
     }
 
@@ -57,7 +57,7 @@ impl Recipe {
             )
             .await
             .with_context(|| format!("cannot build the image {}", self.name))?;
-        remove_older(&target)?;
+        remove_older(&target.archive, target.name)?;
         progress.step(format!("built the image {}", self.name));
         Ok(target)
     }
@@ -98,15 +98,20 @@ fn buildah(cache: &Cache) -> Command {
     command
 }
 
+/// Where the cache has the archive of that name and hash.
+pub(super) fn archive(cache: &Cache, name: &str, key: &str) -> PathBuf {
+    cache.images().join(format!("{name}-{key}.tar"))
+}
+
 /// An archive of other inputs is not needed any more.
-fn remove_older(target: &Built) -> Result<()> {
-    let folder = target.archive.parent().unwrap_or(Path::new("/"));
+pub(super) fn remove_older(newest: &Path, name: &str) -> Result<()> {
+    let folder = newest.parent().unwrap_or(Path::new("/"));
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries.flatten() {
         let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if path != target.archive && is_archive_of(&name, target.name) {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if path != newest && is_archive_of(&file, name) {
             crate::files::remove(&path).context("cannot remove an old image")?;
         }
     }
@@ -155,7 +160,7 @@ mod tests {
             fs::write(file(name), "").unwrap();
         }
         let archive = file("pause-1111111111111111.tar");
-        remove_older(&Built { name: "pause", key: String::new(), archive }).unwrap();
+        remove_older(&archive, "pause").unwrap();
         assert!(!file("pause-0000000000000000.tar").exists());
         assert!(file("pause-1111111111111111.tar").exists());
         assert!(file("other-0000000000000000.tar").exists());

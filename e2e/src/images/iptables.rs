@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::exec;
 use crate::files::Fingerprint;
+use crate::images::libraries;
 
 const PROGRAMS: [&str; 2] = ["xtables-nft-multi", "xtables-legacy-multi"];
 /// Plain `iptables` is the flavour of nft, like Debian's; legacy is there for kernels without it.
@@ -37,16 +37,14 @@ impl Base {
     /// Finds the files on this machine.
     pub(super) async fn find() -> Result<Self> {
         let mut files = Vec::new();
-        let mut libraries = BTreeSet::new();
         for program in PROGRAMS {
             let path = Path::new("/usr/sbin").join(program);
             if !path.is_file() {
                 bail!("{} is missing: install the package iptables", path.display());
             }
-            let listing = exec::output(exec::command("ldd").arg(&path)).await?;
-            libraries.extend(libraries_of(&listing)?);
             files.push(path);
         }
+        let libraries = libraries::needed_by(&files).await?;
         files.extend(plugins(&plugin_folder()?)?);
         files.extend(libraries);
         Ok(Self { files })
@@ -64,16 +62,9 @@ impl Base {
         Ok(fingerprint.short())
     }
 
-    /// Copies them below a folder that will be the image's root. Links are followed, so that no
-    /// library hangs in the air.
+    /// Copies them below a folder that will be the image's root.
     pub(super) fn copy_to(&self, root: &Path) -> Result<()> {
-        for file in &self.files {
-            let target = root.join(file.strip_prefix("/").unwrap_or(file));
-            let parent = target.parent().unwrap_or(root);
-            fs::create_dir_all(parent)
-                .and_then(|()| fs::copy(file, &target))
-                .with_context(|| format!("cannot copy {}", file.display()))?;
-        }
+        libraries::copy_below(root, &self.files)?;
         for (link, target) in LINKS {
             symlink(target, root.join("usr/sbin").join(link))
                 .with_context(|| format!("cannot link {link}"))?;
@@ -81,20 +72,6 @@ impl Base {
         // iptables-legacy makes its lock file there.
         fs::create_dir_all(root.join("run")).context("cannot make /run")
     }
-}
-
-/// Paths in the output of `ldd`: `name => path (address)`, or the loader's bare `path (address)`.
-fn libraries_of(listing: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for line in listing.lines() {
-        if line.contains("not found") {
-            bail!("a library of iptables is missing: {}", line.trim());
-        }
-        let place = line.split_once("=>").map_or(line, |(_, place)| place);
-        let path = place.split_whitespace().next().filter(|word| word.starts_with('/'));
-        found.extend(path.map(PathBuf::from));
-    }
-    Ok(found)
 }
 
 /// In a fixed order, because it goes into the fingerprint.
@@ -132,20 +109,5 @@ mod tests {
         let found = plugins(dir.path()).unwrap();
         let expected = ["libipt_REJECT.so", "libxt_tcp.so"].map(|name| dir.path().join(name));
         assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
-    }
-
-    #[test]
-    fn libraries_and_the_loader_are_found_and_the_kernels_own_is_not() {
-        let listing = "\tlinux-vdso.so.1 (0x00007fd2)\n\
-            \tlibxtables.so.12 => /lib/x86_64-linux-gnu/libxtables.so.12 (0x00007fd2)\n\
-            \t/lib64/ld-linux-x86-64.so.2 (0x00007fd2)\n";
-        assert_eq!(
-            libraries_of(listing).unwrap(),
-            [
-                Path::new("/lib/x86_64-linux-gnu/libxtables.so.12"),
-                Path::new("/lib64/ld-linux-x86-64.so.2")
-            ]
-        );
-        assert!(libraries_of("\tlibmnl.so.0 => not found\n").is_err());
     }
 }

@@ -1,15 +1,17 @@
 //! The images that the cluster runs: built from scratch, archived in the cache, imported into nodes.
 
 mod buildah;
-mod client_python;
+mod clients;
 mod import;
 mod iptables;
+mod libraries;
 mod product;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+pub use clients::Client;
 pub use import::{load_archive, load_built};
 pub use product::Component;
 
@@ -29,8 +31,8 @@ const TAG: &str = "dev";
 pub enum Image {
     /// A part of the product.
     Product(Component),
-    /// A base for client applications in Python, with Azure's SDK.
-    ClientPython,
+    /// An application that uses Azure's libraries.
+    Client(Client),
 }
 
 /// An image in the cache, ready to be imported.
@@ -47,7 +49,13 @@ pub struct Built {
 impl Image {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        Component::ALL.into_iter().map(Self::Product).chain([Self::ClientPython])
+        let clients = Client::ALL.into_iter().map(Self::Client);
+        Component::ALL.into_iter().map(Self::Product).chain(clients)
+    }
+
+    /// Those of the product, and the client that the demo and most tests use.
+    pub fn standard() -> impl Iterator<Item = Self> {
+        Component::ALL.into_iter().map(Self::Product).chain([Self::Client(Client::Python)])
     }
 
     /// Last part of its name.
@@ -55,7 +63,7 @@ impl Image {
     pub fn name(self) -> &'static str {
         match self {
             Self::Product(component) => component.name(),
-            Self::ClientPython => client_python::NAME,
+            Self::Client(client) => client.name(),
         }
     }
 
@@ -79,20 +87,20 @@ pub fn reference(name: &str) -> String {
 pub async fn build(images: &[Image], cache: &Cache, progress: &Progress) -> Result<Vec<Built>> {
     let _lock = lock(cache, progress).await?;
     let mut built = Vec::new();
-    let components: Vec<Component> = images
-        .iter()
-        .filter_map(|image| match image {
-            Image::Product(component) => Some(*component),
-            Image::ClientPython => None,
-        })
-        .collect();
+    let mut components = Vec::new();
+    let mut clients = Vec::new();
+    for image in images {
+        match image {
+            Image::Product(component) => components.push(*component),
+            Image::Client(client) => clients.push(*client),
+        }
+    }
     if !components.is_empty() {
         debian::ensure(debian::BUILD_IMAGES, progress).await?;
         built.extend(product::build(&components, cache, progress).await?);
     }
-    if images.contains(&Image::ClientPython) {
-        debian::ensure(debian::BUILD_CLIENTS, progress).await?;
-        built.push(client_python::build(cache, progress).await?);
+    for client in clients {
+        built.push(clients::build(client, cache, progress).await?);
     }
     Ok(built)
 }
@@ -121,7 +129,7 @@ mod tests {
             assert_eq!(Image::by_name(image.name()).unwrap(), image);
         }
         let error = Image::by_name("nginx").unwrap_err().to_string();
-        assert!(error.contains("nmi-sidecar") && error.contains("client-python"), "{error}");
+        assert!(error.contains("nmi-sidecar") && error.contains("client-java"), "{error}");
         assert_eq!(reference("webhook"), "localhost/pod-identity-sidecar/webhook:dev");
     }
 }

@@ -69,7 +69,8 @@ pub(super) async fn build(
     cache: &Cache,
     progress: &Progress,
 ) -> Result<Vec<Built>> {
-    compile(components, progress).await?;
+    let names: Vec<_> = components.iter().map(|component| component.name()).collect();
+    compile(&names, progress).await?;
     let needs_iptables = components.iter().any(|component| component.base() == BaseLayer::Iptables);
     let iptables = if needs_iptables { Some(iptables::Base::find().await?) } else { None };
     let mut built = Vec::new();
@@ -99,7 +100,7 @@ async fn assemble(
     cache: &Cache,
     progress: &Progress,
 ) -> Result<Built> {
-    let program = program(component)?;
+    let program = program(component.name())?;
     let mut inputs = Fingerprint::default()
         .with_file("program", &program)?
         .with_file("ca roots", Path::new(CA_ROOTS))?;
@@ -115,12 +116,12 @@ async fn assemble(
     recipe.ensure(cache, progress, stage).await
 }
 
-/// One cargo call for all, so that what they share is compiled once.
-async fn compile(components: &[Component], progress: &Progress) -> Result<()> {
+/// Compiles packages of this workspace whose programs have the same names. One cargo call for all,
+/// so that what they share is compiled once.
+pub(super) async fn compile(names: &[&str], progress: &Progress) -> Result<()> {
     let Some(cargo) = exec::which("cargo") else {
         bail!("there is no cargo: install Rust with rustup and put it on PATH");
     };
-    let names: Vec<_> = components.iter().map(|component| component.name()).collect();
     progress.step(format!("compiling for {TARGET}: {}", names.join(" ")));
     let mut command = exec::command(cargo);
     command.current_dir(paths::workspace()).env("CC_x86_64_unknown_linux_musl", "musl-gcc");
@@ -132,13 +133,14 @@ async fn compile(components: &[Component], progress: &Progress) -> Result<()> {
     progress
         .watch("compiling", exec::run(&mut command))
         .await
-        .context("cannot compile the components")
+        .with_context(|| format!("cannot compile {}", names.join(" ")))
 }
 
-fn program(component: Component) -> Result<PathBuf> {
+/// Where the compiled program of a package is.
+pub(super) fn program(name: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| paths::workspace().join("target"), PathBuf::from);
-    let program = target.join(TARGET).join("release").join(component.name());
+    let program = target.join(TARGET).join("release").join(name);
     if !program.is_file() {
         bail!("{} is missing after a build that went well", program.display());
     }

@@ -41,9 +41,24 @@ pub const BUILD_IMAGES: &[Need] = &[
     need("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 
-/// To build the images of client applications.
+/// To build images of client applications in Python, and of command-line tools.
 pub const BUILD_CLIENTS: &[Need] =
     &[need("buildah", "buildah"), need("mmdebstrap", "mmdebstrap"), need("pip3", "python3-pip")];
+
+/// To build images of client applications in JavaScript. Node.js itself comes with pip.
+pub const BUILD_JAVASCRIPT: &[Need] = &[
+    need("buildah", "buildah"),
+    need("pip3", "python3-pip"),
+    need("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+];
+
+/// To build images of client applications in Java.
+pub const BUILD_JAVA: &[Need] = &[
+    need("buildah", "buildah"),
+    need("javac", "default-jdk-headless"),
+    need("jlink", "default-jdk-headless"),
+    need("mvn", "maven"),
+];
 
 /// Installs what is missing of these.
 pub async fn ensure(needs: &[Need], progress: &Progress) -> Result<()> {

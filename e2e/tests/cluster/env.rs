@@ -66,7 +66,7 @@ async fn install() -> Cluster {
     let config = Config { nodes: 3, ..Config::standard(Progress::to_stderr()).unwrap() };
     let (cache, progress) = (config.cache.clone(), config.progress.clone());
     let cluster = Cluster::ensure(config).await.unwrap();
-    let wanted: Vec<Image> = Image::all().collect();
+    let wanted: Vec<Image> = Image::standard().collect();
     let built = images::build(&wanted, &cache, &progress).await.unwrap();
     cluster.load(&built).await.unwrap();
     // As AKS does it: the kubelet's identity is on all nodes. The controller signs in with it,
