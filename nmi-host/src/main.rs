@@ -8,6 +8,7 @@ mod broker;
 mod caller;
 mod certificate;
 mod crowd;
+mod digest;
 mod entra_args;
 mod exceptions;
 mod guard;

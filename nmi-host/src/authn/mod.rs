@@ -18,15 +18,16 @@ use http::{HeaderMap, header};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 #[cfg(test)]
 pub(crate) use review::fixtures;
 pub(crate) use review::{ReviewError, Reviewer};
-use verdicts::{Digest, Known, Verdicts};
+use verdicts::{Known, Verdicts};
 
 use crate::caller::Caller;
 use crate::crowd::Crowd;
+use crate::digest::Digest;
 use crate::jwt;
 use crate::metrics::{HostMetrics, ReviewResult};
 
@@ -60,6 +61,10 @@ const REVIEWS_OF_A_PEER: usize = 8;
 
 /// How long a caller waits for a review, its place in the queue included.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a caller who is known waits for it. Less than a sidecar waits for a confirmation of its
+/// cached token: an API server that hangs must not make it look as if the agent did.
+const KNOWN_CALLERS_WAIT: Duration = Duration::from_millis(500);
 
 // === impl Authenticator ===
 
@@ -99,13 +104,14 @@ impl Authenticator {
             Known::Stale(caller) => Some(caller),
             Known::No => None,
         };
+        let wait = if fallback.is_some() { KNOWN_CALLERS_WAIT } else { REVIEW_TIMEOUT };
         let reviewed = match self.flight(digest, token, peer) {
-            Some(flight) => flight.await,
+            // What comes later is for the next request.
+            Some(flight) => timeout(wait, flight).await.unwrap_or(Err(ReviewError::Unavailable)),
             None => Err(ReviewError::Unavailable),
         };
         match (reviewed, fallback) {
-            // The token was good and has not expired: an API server that is away is no reason to
-            // cut a pod off.
+            // The token was good: an API server that is away is no reason to cut a pod off.
             (Err(ReviewError::Unavailable), Some(caller)) => Ok(caller),
             (verdict, _) => verdict,
         }
@@ -135,7 +141,7 @@ impl Authenticator {
 
 impl Inner {
     async fn review(&self, digest: Digest, token: &str) -> Verdict {
-        let reviewed = tokio::time::timeout(REVIEW_TIMEOUT, async {
+        let reviewed = timeout(REVIEW_TIMEOUT, async {
             // The semaphore is never closed.
             let _place = self.places.acquire().await;
             self.reviewer.review(token).await
@@ -248,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_known_token_outlives_the_api_server_until_it_expires() {
+    async fn a_known_token_outlives_the_api_server_and_its_own_end_by_half_a_day() {
         let (authenticator, mut api) = authenticator();
         let headers = headers(&token(3600));
         let (pod, _) = tokio::join!(
@@ -267,12 +273,56 @@ mod tests {
         // The next one does not even ask, for a moment.
         assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.name, "web-0");
 
-        tokio::time::advance(Duration::from_secs(3600)).await;
+        for (hours, expected) in [(1, true), (11, true), (2, false)] {
+            tokio::time::advance(Duration::from_secs(hours * 3600)).await;
+            let (pod, _) = tokio::join!(
+                authenticator.caller(&headers, PEER),
+                answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
+            );
+            match pod {
+                Ok(caller) => assert!(expected && caller.pod.name == "web-0", "{hours}"),
+                Err(error) => {
+                    assert_eq!((error.code, expected), (NodeErrorCode::Unavailable, false));
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_token_is_no_good_to_an_api_server_that_answers() {
+        let (authenticator, mut api) = authenticator();
+        let headers = headers(&token(60));
         let (pod, _) = tokio::join!(
             authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
+            answer(&mut api, StatusCode::CREATED, accepted())
         );
-        assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unavailable);
+        pod.unwrap();
+        tokio::time::advance(Duration::from_secs(61)).await;
+        let rejected = json!({"status": {"authenticated": false, "error": "expired"}});
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers, PEER),
+            answer(&mut api, StatusCode::CREATED, rejected)
+        );
+        assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unauthenticated);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_hangs_makes_a_known_caller_wait_half_a_second_each_five() {
+        let (authenticator, mut api) = authenticator();
+        let headers = headers(&token(3600));
+        let (pod, _) = tokio::join!(
+            authenticator.caller(&headers, PEER),
+            answer(&mut api, StatusCode::CREATED, accepted())
+        );
+        pod.unwrap();
+        tokio::time::advance(Duration::from_secs(301)).await;
+        let begun = Instant::now();
+        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.name, "web-0");
+        assert_eq!(begun.elapsed(), KNOWN_CALLERS_WAIT);
+        tokio::time::sleep(REVIEW_TIMEOUT).await;
+        let begun = Instant::now();
+        authenticator.caller(&headers, PEER).await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO, "it is left alone for a while");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,15 +4,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{ReviewError, Verdict};
 use crate::caller::Caller;
-
-/// The SHA-256 of a token: what is kept instead of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Digest([u8; 32]);
+use crate::digest::Digest;
 
 /// Verdicts about tokens. The refused ones have a room of their own, so that a flood of them does
 /// not push out the good ones.
@@ -27,7 +23,7 @@ pub(super) struct Verdicts {
 pub(super) enum Known {
     /// Recent enough to be the answer.
     Fresh(Verdict),
-    /// To be asked again; good until it expires if that fails.
+    /// To be asked again; good if nobody can be asked.
     Stale(Caller),
     /// Nothing.
     No,
@@ -66,13 +62,10 @@ const REFUSED: Duration = Duration::from_secs(10);
 /// How long the API server is not asked again after it could not answer.
 const PAUSE: Duration = Duration::from_secs(5);
 
-// === impl Digest ===
-
-impl Digest {
-    pub(super) fn of(token: &str) -> Self {
-        Self(Sha256::digest(token.as_bytes()).into())
-    }
-}
+/// How long a token that was good counts beyond its end while the API server cannot be asked. The
+/// kubelet cannot replace it then, and the pod is still the one that it was. An API server that
+/// answers says no to it, so nothing is gained by stealing it.
+const GRACE: Duration = Duration::from_secs(12 * 3600);
 
 // === impl Verdicts ===
 
@@ -105,9 +98,15 @@ impl Verdicts {
         match verdict {
             Ok(caller) => {
                 self.refused.remove(&digest);
-                // Saturating: an `exp` far in the future must not panic.
-                let usable_until = now.checked_add(life).unwrap_or(now + FRESH);
-                let fresh_until = usable_until.min(now + FRESH);
+                let fresh_until = now + life.min(FRESH);
+                // An `exp` far in the future must not panic.
+                let usable_until = now.checked_add(life.saturating_add(GRACE));
+                let usable_until = match usable_until {
+                    // A token that does not say when it ends is not kept at all.
+                    _ if life.is_zero() => now,
+                    Some(end) => end,
+                    None => now + GRACE,
+                };
                 let caller = caller.clone();
                 self.accepted.put(digest, Accepted { caller, fresh_until, usable_until });
             }
@@ -174,10 +173,13 @@ mod tests {
         let good = Ok(caller());
         assert_eq!(after(&good, HOUR, 299), Known::Fresh(good.clone()));
         assert_eq!(after(&good, HOUR, 300), Known::Stale(caller()));
-        assert_eq!(after(&good, HOUR, 3600), Known::No);
+        assert_eq!(after(&good, HOUR, 3600), Known::Stale(caller()));
+        let grace = GRACE.as_secs();
+        assert_eq!(after(&good, HOUR, 3600 + grace - 1), Known::Stale(caller()));
+        assert_eq!(after(&good, HOUR, 3600 + grace), Known::No);
         let short = Duration::from_secs(60);
         assert_eq!(after(&good, short, 59), Known::Fresh(good.clone()));
-        assert_eq!(after(&good, short, 60), Known::No);
+        assert_eq!(after(&good, short, 60), Known::Stale(caller()), "its end is no answer");
         assert_eq!(after(&good, Duration::ZERO, 0), Known::No);
         assert_eq!(after(&good, Duration::MAX, 299), Known::Fresh(good));
     }
