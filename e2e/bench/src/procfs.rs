@@ -30,7 +30,7 @@ pub(crate) fn family_time(stat: &str) -> Option<Duration> {
 /// Processor time of everybody, interrupts included, from `/proc/stat`.
 pub(crate) fn busy_time(stat: &str) -> Option<Duration> {
     let numbers = stat.lines().next()?.strip_prefix("cpu ")?;
-    let numbers: Vec<u32> =
+    let numbers: Vec<u64> =
         numbers.split_whitespace().map_while(|text| text.parse().ok()).collect();
     // Idle time and time to wait for a disk are the fourth and fifth, time stolen the eighth.
     let [user, nice, system, _, _, irq, soft, ..] = numbers[..] else { return None };

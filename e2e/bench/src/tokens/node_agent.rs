@@ -1,6 +1,7 @@
 //! The node agent with a hundred sidecars, alone on its node and among 110 pods.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,16 +12,14 @@ use crate::fakes::authority::SERVER_NAME;
 use crate::fakes::{Cluster, Imds, KubeApi};
 use crate::load::{self, Caller, Connections, Plan, Server};
 use crate::report::{Figure, LoadRow, LoadSample, Report};
-use crate::subject::{Launch, Subject};
+use crate::subject::Launch;
 use crate::summary::mebibytes;
 
-/// Anything on loopback but the host endpoint's address stands for the node's.
-const NODE_IP: &str = "127.0.0.2";
-const ADMIN: &str = "127.0.0.2:8085";
 const SIDECARS: usize = 100;
 
-/// Pods on the node: one, and as many as the kubelet allows.
-const NODES: [usize; 2] = [1, 110];
+/// One pod, and as many as the kubelet allows. Both agents run at the same time and are loaded in
+/// turn, so that what disturbs one disturbs the other.
+const NODES: [Node; 2] = [Node { pods: 1, number: 2 }, Node { pods: 110, number: 3 }];
 
 /// Nothing has happened for so long when memory is read.
 const IDLE: Duration = Duration::from_secs(1);
@@ -38,7 +37,14 @@ enum Door {
     HostEight,
 }
 
-/// What the rounds bring together for one number of pods.
+/// A node of its own on loopback: its addresses end in its number.
+#[derive(Clone, Copy)]
+struct Node {
+    pods: usize,
+    number: u8,
+}
+
+/// What the rounds bring together for one node.
 #[derive(Default)]
 struct Samples {
     idle: Vec<f64>,
@@ -50,61 +56,44 @@ struct Samples {
 pub(super) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
     let imds = Imds::start(&stage.fakes)?;
     let mut samples: [Samples; NODES.len()] = Default::default();
+    for node in NODES {
+        let api = KubeApi::start(&stage.fakes, &stage.authority, node.cluster())?;
+        api.write_kubeconfig(&node.kubeconfig(stage))?;
+    }
     for _ in 0..stage.rounds {
-        for (pods, samples) in NODES.into_iter().zip(&mut samples) {
-            let cluster = Cluster { pods };
-            let api = KubeApi::start(&stage.fakes, &stage.authority, cluster)?;
-            api.write_kubeconfig(&stage.file("kubeconfig"))?;
-            round(stage, &imds, cluster, samples)
-                .with_context(|| format!("with {pods} pods on the node"))?;
-        }
+        round(stage, &imds, &mut samples)?;
     }
     publish(samples, report);
     Ok(())
 }
 
-fn round(stage: &Stage, imds: &Imds, cluster: Cluster, samples: &mut Samples) -> Result<()> {
-    let mut agent = launch(stage, imds).start()?;
-    agent.wait_for("ready", || is_ready().unwrap_or(false))?;
+fn round(stage: &Stage, imds: &Imds, samples: &mut [Samples; NODES.len()]) -> Result<()> {
+    let agents = NODES.map(|node| node.launch(stage, imds).start());
+    let [one, many] = agents;
+    let mut agents = [one?, many?];
+    for (node, agent) in NODES.iter().zip(&mut agents) {
+        agent.wait_for("ready", || node.is_ready().unwrap_or(false))?;
+    }
     std::thread::sleep(IDLE);
-    let memory = agent.usage()?.memory;
-    samples.idle.push(mebibytes(memory.resident));
-    samples.anonymous.push(mebibytes(memory.anonymous));
-    for (door, samples) in Door::ALL.into_iter().zip(&mut samples.doors) {
-        samples.push(sample(stage, door, cluster, &agent)?);
+    for (agent, samples) in agents.iter().zip(&mut *samples) {
+        let memory = agent.usage()?.memory;
+        samples.idle.push(mebibytes(memory.resident));
+        samples.anonymous.push(mebibytes(memory.anonymous));
+    }
+    for door in Door::ALL {
+        for ((node, agent), samples) in NODES.iter().zip(&agents).zip(&mut *samples) {
+            let sample = stage
+                .sample(&door.plan(stage, node)?, agent)
+                .with_context(|| format!("{}, {} pods", door.name(), node.pods))?;
+            samples.doors[door as usize].push(sample);
+        }
     }
     Ok(())
 }
 
-fn launch(stage: &Stage, imds: &Imds) -> Launch {
-    Launch::new(&stage.programs.join("nmi-host"), &stage.file("nmi-host.log"))
-        .arg(format!("--node-name={}", Cluster::NODE))
-        .arg(format!("--node-ip={NODE_IP}"))
-        .arg("--namespace=pod-identity-system")
-        .arg("--tls-secret=nmi-host-tls")
-        .arg("--daemonset=nmi-host")
-        .arg(format!("--admin-address={ADMIN}"))
-        .arg(format!("--imds-endpoint={}", imds.url()))
-        .env("KUBECONFIG", stage.file("kubeconfig").display().to_string())
-}
-
-fn is_ready() -> Result<bool> {
-    let address: SocketAddr = ADMIN.parse()?;
-    let mut stream = std::net::TcpStream::connect(address)?;
-    Ok(load::ask(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").is_ok())
-}
-
-fn sample(stage: &Stage, door: Door, cluster: Cluster, agent: &Subject) -> Result<LoadSample> {
-    let plan = match door {
-        Door::Sidecars => sidecars(stage, cluster)?,
-        Door::Host => processes(cluster, 1),
-        Door::HostEight => processes(cluster, 8),
-    };
-    stage.sample(&plan, agent).with_context(|| door.name().to_owned())
-}
-
 /// Each from its own address, as pods have.
-fn sidecars(stage: &Stage, cluster: Cluster) -> Result<Plan> {
+fn sidecars(stage: &Stage, node: &Node) -> Result<Plan> {
+    let cluster = node.cluster();
     let body = r#"{"resource":"https://vault.azure.net"}"#;
     let caller = |serial: usize| -> Result<Caller> {
         let request = format!(
@@ -117,10 +106,7 @@ fn sidecars(stage: &Stage, cluster: Cluster) -> Result<Plan> {
         Ok(Caller { source: Some(source.into()), ..Caller::of(&request) })
     };
     Ok(Plan {
-        server: Server {
-            address: format!("{NODE_IP}:2579").parse()?,
-            tls: Some(stage.authority.client()?),
-        },
+        server: Server { address: node.address(2579), tls: Some(stage.authority.client()?) },
         callers: (0..SIDECARS).map(caller).collect::<Result<_>>()?,
         in_flight: 8,
         connections: Connections::Kept,
@@ -128,19 +114,20 @@ fn sidecars(stage: &Stage, cluster: Cluster) -> Result<Plan> {
 }
 
 /// For all pods of the node in turn.
-fn processes(cluster: Cluster, count: usize) -> Plan {
+fn processes(node: &Node, count: usize) -> Plan {
+    let (cluster, address) = (node.cluster(), node.host_endpoint());
     let request = |pod: usize| -> Rc<[u8]> {
         let (namespace, name) = cluster.pod(pod);
         let text = format!(
             "GET /host/token/?resource=https%3A%2F%2Fvault.azure.net HTTP/1.1\r\n\
-             host: 127.0.0.1:2579\r\npodns: {namespace}\r\npodname: {name}\r\n\r\n"
+             host: {address}\r\npodns: {namespace}\r\npodname: {name}\r\n\r\n"
         );
         Rc::from(text.as_bytes())
     };
     let script: Vec<Rc<[u8]>> = (0..cluster.pods).map(request).collect();
     let caller = |number| Caller { source: None, script: rotated(&script, number * 13) };
     Plan {
-        server: Server { address: SocketAddr::from(([127, 0, 0, 1], 2579)), tls: None },
+        server: Server { address, tls: None },
         callers: (0..count).map(caller).collect(),
         in_flight: count,
         connections: Connections::Kept,
@@ -148,41 +135,105 @@ fn processes(cluster: Cluster, count: usize) -> Plan {
 }
 
 fn publish(samples: [Samples; NODES.len()], report: &mut Report) {
-    let mut middles = Vec::new();
-    for (pods, samples) in NODES.into_iter().zip(samples) {
-        let many = if pods == 1 { "1 pod".to_owned() } else { format!("{pods} pods") };
-        let name = format!("nmi-host: resident idle, {many} on the node");
-        report.figure(Figure::new(name, "MiB", samples.idle).peer("32"));
+    let [one, many] = &samples;
+    let mut ratios = Vec::new();
+    for (door, (one, many)) in Door::ALL.into_iter().zip(one.doors.iter().zip(&many.doors)) {
+        let ratio = |(one, many): (&LoadSample, &LoadSample)| many.processor_us / one.processor_us;
+        let name = format!("nmi-host: CPU with 110 pods by that with 1, {}", door.short());
+        ratios.push(Figure::new(name, "×", one.iter().zip(many).map(ratio).collect()));
+    }
+    let resident = many.doors.iter().flatten().map(|sample| sample.resident_mib);
+    let resident = resident.fold(0.0, f64::max);
+    for (node, samples) in NODES.iter().zip(samples) {
+        samples.report(node, report);
+    }
+    for (door, ratio) in Door::ALL.into_iter().zip(ratios) {
+        let peer = if door == Door::Sidecars { "2.7" } else { "" };
+        report.promised(ratio.peer(peer), SAME);
+    }
+    report.promise("nmi-host: resident under load, 110 pods", resident, 20.0, "MiB");
+}
+
+// === impl Samples ===
+
+impl Samples {
+    fn report(self, node: &Node, report: &mut Report) {
+        let many = node.name();
+        let name = format!("nmi-host: resident idle, {many}");
+        report.figure(Figure::new(name, "MiB", self.idle).peer("32"));
         let name = format!("nmi-host: of that not backed by a file, {many}");
-        report.figure(Figure::new(name, "MiB", samples.anonymous));
-        let mut middle = Vec::new();
-        for (door, samples) in Door::ALL.into_iter().zip(samples.doors) {
+        report.figure(Figure::new(name, "MiB", self.anonymous));
+        for (door, samples) in Door::ALL.into_iter().zip(self.doors) {
             let row = LoadRow {
-                server: format!("nmi-host, {many} on the node"),
+                server: format!("nmi-host, {many}"),
                 load: door.name().to_owned(),
                 samples,
-                peer: door.peer(pods),
+                peer: door.peer(node.pods),
             };
-            middle.push(row.middle());
             let what = format!("nmi-host: CPU of a cached token, {}, {many}", door.short());
             report.promise(&what, row.middle().processor_us, 60.0, "µs");
             report.load(row);
         }
-        middles.push(middle);
     }
-    let [one, many] = &middles[..] else { return };
-    for (door, (one, many)) in Door::ALL.into_iter().zip(one.iter().zip(many)) {
-        let what = format!("nmi-host: CPU with 110 pods by that with 1, {}", door.short());
-        report.promise(&what, many.processor_us / one.processor_us, SAME, "×");
+}
+
+// === impl Node ===
+
+impl Node {
+    fn name(&self) -> String {
+        if self.pods == 1 { "1 pod".to_owned() } else { format!("{} pods", self.pods) }
     }
-    let resident = many.iter().map(|sample| sample.resident_mib).fold(0.0, f64::max);
-    report.promise("nmi-host: resident under load, 110 pods", resident, 20.0, "MiB");
+
+    fn cluster(&self) -> Cluster {
+        Cluster { pods: self.pods }
+    }
+
+    /// What the other nodes of a cluster see.
+    fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, self.number], port))
+    }
+
+    /// What processes of the node see.
+    fn host_endpoint(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 1, self.number], 2579))
+    }
+
+    fn kubeconfig(&self, stage: &Stage) -> PathBuf {
+        stage.file(&format!("kubeconfig-{}", self.number))
+    }
+
+    fn launch(&self, stage: &Stage, imds: &Imds) -> Launch {
+        let log = stage.file(&format!("nmi-host-{}.log", self.number));
+        Launch::new(&stage.programs.join("nmi-host"), &log)
+            .arg(format!("--node-name={}", Cluster::NODE))
+            .arg(format!("--node-ip={}", self.address(0).ip()))
+            .arg(format!("--host-listen={}", self.host_endpoint()))
+            .arg("--namespace=pod-identity-system")
+            .arg("--tls-secret=nmi-host-tls")
+            .arg("--daemonset=nmi-host")
+            .arg(format!("--admin-address={}", self.address(8085)))
+            .arg(format!("--imds-endpoint={}", imds.url()))
+            .env("KUBECONFIG", self.kubeconfig(stage).display().to_string())
+    }
+
+    fn is_ready(&self) -> Result<bool> {
+        let mut stream = TcpStream::connect(self.address(8085))?;
+        Ok(load::ask(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").is_ok())
+    }
 }
 
 // === impl Door ===
 
 impl Door {
     const ALL: [Self; 3] = [Self::Sidecars, Self::Host, Self::HostEight];
+
+    fn plan(self, stage: &Stage, node: &Node) -> Result<Plan> {
+        Ok(match self {
+            Self::Sidecars => sidecars(stage, node)?,
+            Self::Host => processes(node, 1),
+            Self::HostEight => processes(node, 8),
+        })
+    }
 
     fn name(self) -> &'static str {
         match self {
