@@ -65,7 +65,7 @@ format: toolchain ## Check the formatting
 .PHONY: lint
 lint: toolchain ## Check with clippy; a warning is an error
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p e2e --test cluster --test migrate --test uninstall -- -D warnings
+	cargo clippy --locked -p e2e --test cluster --test migrate --test partition --test sdks --test uninstall -- -D warnings
 
 .PHONY: dependencies
 dependencies: $(TOOLS)/.machete-$(MACHETE) $(TOOLS)/.deny-$(DENY) ## Check for unused, duplicate or badly licensed dependencies
@@ -81,6 +81,7 @@ cluster-test: e2e ## Run the tests on the local cluster (needs root)
 	@if [ "$$(id -u)" = 0 ]; then \
 	  cargo test --locked -p e2e --test cluster -- --test-threads=4 && \
 	  cargo test --locked -p e2e --test migrate && \
+	  cargo test --locked -p e2e --test sdks -- --test-threads=4 && \
 	  cargo test --locked -p e2e --test uninstall; \
 	else \
 	  echo "Not root: the cluster tests are left out. Run 'sudo make cluster-test' for them."; \

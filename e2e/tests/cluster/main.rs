@@ -16,6 +16,7 @@ mod outages;
 mod principals;
 mod requests;
 mod secrecy;
+mod steady;
 mod storms;
 mod tokens;
 mod vaults;

@@ -7,35 +7,7 @@ use serde_json::{Value, json};
 
 use crate::env::{Env, env, eventually};
 use crate::namespace::{Answer, Namespace, curl, curl_for, parse};
-
-/// Asks again and again without a second attempt at anything: prints what is not a token, then how
-/// often it asked.
-fn client(seconds: u32, request: &str) -> String {
-    format!(
-        r#"end=$((SECONDS + {seconds})); n=0
-while [ $SECONDS -lt $end ]; do
-  n=$((n + 1)); begun=$SECONDS
-  answer=$({request} 2>&1)
-  case "$answer" in *access_token*$'\n200') ;; *) echo "request $n, $((SECONDS - begun)) s: $answer" ;; esac
-  sleep 0.1
-done
-echo "asked $n""#
-    )
-}
-
-/// A request that no cache can answer: each is for a resource of its own.
-fn cold(series: &str) -> String {
-    let request = curl_for(&format!("https://{series}-SERIAL.example"), "");
-    // The shell's count, outside of the quotes.
-    request.replace("--max-time 30", "--max-time 60").replace("SERIAL", "'$n'")
-}
-
-/// What a client complained about, and how often it asked.
-fn outcome(printed: &str) -> (Vec<&str>, u64) {
-    let (complaints, asked): (Vec<&str>, Vec<&str>) =
-        printed.lines().partition(|line| !line.starts_with("asked "));
-    (complaints, asked[0].trim_start_matches("asked ").parse().unwrap())
-}
+use crate::steady::{SteadyClient, cold};
 
 /// Deletes the node agent's pod of a node; the DaemonSet makes another.
 async fn kill_agent(env: &Env, node: &str) {
@@ -59,9 +31,7 @@ async fn half_of_imds_and_the_node_agent_fail_and_no_application_sees_it() {
     let then = json!({"failure_rate": 0.5, "latency_ms": 2000, "seed": 1});
     azure.imds_fault(&identity, then).await;
 
-    let run = async |request: String| {
-        space.exec("app", &client(45, &request)).await.expect("the client runs to its end")
-    };
+    let run = async |request: String| SteadyClient::run(&space, "app", 45, &request).await;
     let outage = async {
         tokio::time::sleep(Duration::from_secs(15)).await;
         kill_agent(space.env, &node).await;
@@ -70,10 +40,8 @@ async fn half_of_imds_and_the_node_agent_fail_and_no_application_sees_it() {
         tokio::join!(run(curl("")), run(cold("one")), run(cold("two")), outage);
     azure.imds_fault(&identity, Value::Null).await;
 
-    for (printed, least) in [(&warm, 50), (&one, 4), (&two, 4)] {
-        let (complaints, asked) = outcome(printed);
-        assert!(complaints.is_empty(), "{complaints:#?}");
-        assert!(asked >= least, "only {asked} requests: {printed}");
+    for (client, least) in [(&warm, 50), (&one, 4), (&two, 4)] {
+        client.is_content(least);
     }
     let statuses = azure.journal("imds", &identity.client_id).await;
     let count = |status: u16| statuses.iter().filter(|entry| entry["status"] == status).count();
