@@ -105,7 +105,7 @@ impl Gate {
             sleep(LONGEST_PAUSE).await;
         }
         if !warm && let Err(cold) = warm_up.get().await {
-            tracing::warn!(?cold, "Cannot warm tokens up");
+            tracing::warn!(reason = %cold, "No token is warmed up");
         }
         std::future::pending().await
     }
@@ -144,11 +144,11 @@ impl Gate {
                     tracing::info!(elapsed = ?begun.elapsed(), "Tokens are warm");
                     return;
                 }
-                Err(Cold::NoDefault) => {
-                    tracing::warn!("No token is warmed up: the pod has several identities");
+                Err(cold @ Cold::NoDefault) => {
+                    tracing::warn!(reason = %cold, "No token is warmed up");
                     return;
                 }
-                Err(Cold::Missing(reason)) => self.stays_closed(reason),
+                Err(cold @ Cold::Missing(_)) => self.stays_closed(cold.to_string()),
             }
             sleep(LONGEST_PAUSE).await;
         }

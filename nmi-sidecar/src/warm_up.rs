@@ -16,11 +16,13 @@ pub struct WarmUp {
 }
 
 /// Not all tokens are there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cold {
     /// The pod has several identities, so that none is the default one.
+    #[error("the pod has several identities, so that none is its default")]
     NoDefault,
     /// What is missing and why.
+    #[error("{0}")]
     Missing(String),
 }
 

@@ -127,9 +127,13 @@ async fn the_pod_s_own_token_is_sent_when_the_agent_asks_for_it_and_read_each_ti
     *node.state.assertion.lock() = AssertionPolicy::Wanted;
     assert_eq!(sidecar.token("d").await.status, 200);
     *node.state.assertion.lock() = AssertionPolicy::NotNeeded;
+    node.fails(NodeErrorCode::Refused, "of another identity");
+    assert_eq!(sidecar.token("refused").await.status, 400);
+    node.answers(Ok(86_400));
     assert_eq!(sidecar.token("e").await.status, 200);
     assert_eq!(sidecar.token("f").await.status, 200);
-    assert_eq!(assertions(&node)[5..], [None, two(), None], "with the next request, and no other");
+    let found = assertions(&node);
+    assert_eq!(found[5..], [None, two(), two(), None], "until it has been taken, and not after");
 }
 
 #[tokio::test]

@@ -11,8 +11,10 @@ use super::failure::Failure;
 #[derive(Debug)]
 pub struct AssertionFile {
     path: PathBuf,
-    /// Whether the agent said that it will need the token soon.
+    /// Whether the agent said that it will need the token soon, and has not got it yet.
     wanted: AtomicBool,
+    /// Whether it was said already that there is none.
+    complained: AtomicBool,
 }
 
 // === impl AssertionFile ===
@@ -20,12 +22,18 @@ pub struct AssertionFile {
 impl AssertionFile {
     /// The token in the file `path`, which need not exist.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, wanted: AtomicBool::new(false) }
+        Self { path, wanted: AtomicBool::new(false), complained: AtomicBool::new(false) }
     }
 
-    /// Takes note of whether the next request is to bring the token.
-    pub(super) fn want(&self, wanted: bool) {
-        self.wanted.store(wanted, Ordering::Relaxed);
+    /// Takes note that the next request is to bring the token.
+    pub(super) fn want(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note that the agent has it.
+    pub(super) fn was_taken(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+        self.complained.store(false, Ordering::Relaxed);
     }
 
     /// The token, if the agent said that it will need it and if there is one.
@@ -33,10 +41,16 @@ impl AssertionFile {
         if !self.wanted.load(Ordering::Relaxed) {
             return None;
         }
-        // The token that this is to renew is still there: no request fails for it.
-        self.read()
-            .inspect_err(|failure| tracing::warn!(error = %failure, "Cannot send the pod's token"))
-            .ok()
+        match self.read() {
+            Ok(assertion) => Some(assertion),
+            // The token that this is to renew is still there: no request fails for it.
+            Err(failure) => {
+                if !self.complained.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(error = %failure, "Cannot send the pod's token");
+                }
+                None
+            }
+        }
     }
 
     /// The token as it is now: the kubelet replaces it every hour.
@@ -69,9 +83,11 @@ mod tests {
             assert_eq!(file.read().unwrap().secret(), token);
         }
         assert_eq!(file.if_wanted(), None);
-        file.want(true);
-        assert_eq!(file.if_wanted(), Some(Assertion::new("two")));
-        file.want(false);
+        file.want();
+        for _ in 0..2 {
+            assert_eq!(file.if_wanted(), Some(Assertion::new("two")), "until the agent has it");
+        }
+        file.was_taken();
         assert_eq!(file.if_wanted(), None);
     }
 
@@ -79,7 +95,7 @@ mod tests {
     fn without_a_token_the_error_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let file = AssertionFile::new(folder.path().join("federated-token"));
-        file.want(true);
+        file.want();
         for content in [None, Some(""), Some(" \n")] {
             if let Some(content) = content {
                 std::fs::write(&file.path, content).unwrap();

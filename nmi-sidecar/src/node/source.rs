@@ -57,7 +57,11 @@ impl NodeSource {
         };
         match answer {
             Ok(token) => {
-                self.assertion.want(token.assertion_wanted);
+                if token.assertion_wanted {
+                    self.assertion.want();
+                } else if request.assertion.is_some() {
+                    self.assertion.was_taken();
+                }
                 Ok(token)
             }
             Err(Failure::Node { error, .. }) if error.code == NodeErrorCode::NotAssigned => {
