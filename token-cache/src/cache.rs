@@ -109,6 +109,13 @@ impl<S: Source> TokenCache<S> {
         self.0.at_once(key)
     }
 
+    /// The token of `key`, of whatever age, if one lives. Asks nobody, and does not count as a use.
+    pub fn peek(&self, key: &S::Key) -> Option<Hit<S::Value>> {
+        let mut state = self.0.state.lock();
+        let kept = state.shelf.token(key)?;
+        Hit::of(kept.clone(), Instant::now())
+    }
+
     /// Replaces aging tokens that were asked for since they came, although nobody asks right now:
     /// what an application fetched once outlives an outage that begins later. Runs until dropped.
     pub async fn keep_fresh(&self) {
@@ -193,7 +200,7 @@ impl<S: Source> Inner<S> {
         let now = Instant::now();
         let mut state = self.state.lock();
         let in_the_air = state.flights.contains_key(key);
-        let mut call = Call { trace: request.trace(), rejected: None };
+        let mut call = Call { trace: request.trace(), ..Call::default() };
         let mut fallback = None;
         if let Some(slot) = state.shelf.touch(key) {
             match slot.held(&self.policy, now) {

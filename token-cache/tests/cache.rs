@@ -24,6 +24,7 @@ struct Inner {
     calls: AtomicUsize,
     /// The correlation id and the rejected token of each call.
     seen: Mutex<Vec<Seen>>,
+    urgent: Mutex<Vec<bool>>,
 }
 
 type Token = (&'static str, usize);
@@ -39,6 +40,7 @@ impl Source for Fake {
         key: &'static str,
         call: Call<Self::Value>,
     ) -> Result<Fetched<Self::Value>, FetchError<&'static str>> {
+        self.0.urgent.lock().push(call.urgent);
         self.0.seen.lock().push((call.trace, call.rejected));
         let call = self.0.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let delay = *self.0.delay.lock();
@@ -63,6 +65,7 @@ impl Fake {
             patience: Mutex::new(Duration::ZERO),
             calls: AtomicUsize::new(0),
             seen: Mutex::default(),
+            urgent: Mutex::default(),
         }))
     }
 
@@ -546,34 +549,25 @@ async fn the_retries_of_all_keys_come_out_of_one_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_attempt_gets_a_second_one_beside_it_if_there_is_nothing_to_fall_back_on() {
-    let hedge_after = Some(Duration::from_millis(500));
-    let (fake, cache) = cache(Policy { hedge_after, ..Policy::default() });
+async fn an_attempt_that_took_its_time_is_followed_at_once() {
+    let (fake, cache) = cache(Policy::default());
+    *fake.0.patience.lock() = Duration::from_secs(22);
+    fake.answers(down());
     fake.takes(Duration::from_secs(2));
     let before = Instant::now();
-    assert_eq!(cache.get(&"k").await.unwrap().value, ("k", 1), "the first to succeed");
-    assert_eq!((before.elapsed(), fake.calls()), (Duration::from_secs(2), 2));
-    advance(DAY * 56 / 100).await;
-    cache.get(&"k").await.unwrap();
-    sleep(Duration::from_secs(3)).await;
-    assert_eq!(fake.calls(), 3, "a refresh behind an answer has time");
-    fake.takes(Duration::from_millis(400));
-    cache.get(&"quick").await.unwrap();
-    assert_eq!(fake.calls(), 4);
+    assert!(cache.get(&"k").await.is_err());
+    assert_eq!(before.elapsed(), Duration::from_secs(22));
+    assert_eq!(fake.calls(), 11);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_fails_leaves_the_one_beside_it_its_chance() {
-    let hedge_after = Some(Duration::from_millis(500));
-    let (fake, cache) = cache(Policy { hedge_after, ..Policy::default() });
-    fake.takes(Duration::from_secs(2));
-    fake.answers(down());
-    let asking = cache.clone();
-    let request = tokio::spawn(async move { asking.get(&"k").await });
-    sleep(Duration::from_millis(2100)).await;
-    fake.answers(Ok(DAY));
-    assert_eq!(request.await.unwrap().unwrap().value, ("k", 2));
-    assert_eq!(fake.calls(), 2);
+async fn the_source_is_told_whether_anybody_has_to_wait() {
+    let (fake, cache) = cache(Policy::default());
+    cache.get(&"k").await.unwrap();
+    advance(DAY / 2).await;
+    cache.get(&"k").await.unwrap();
+    settle().await;
+    assert_eq!(fake.0.urgent.lock().as_slice(), [true, false]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -589,4 +583,18 @@ async fn what_needs_no_wait_is_answered_without_one() {
     fake.answers(Err(FetchError::Revoked("gone")));
     cache.get(&"k").await.unwrap_err();
     assert_eq!(cache.get_now(&"k"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peek_finds_what_lives_and_starts_nothing() {
+    let (fake, cache) = cache(verifying());
+    assert_eq!(cache.peek(&"k"), None);
+    cache.get(&"k").await.unwrap();
+    advance(Duration::from_secs(10)).await;
+    assert_eq!(cache.get_now(&"k"), None, "it is to be confirmed first");
+    assert_eq!(cache.peek(&"k").unwrap().value, ("k", 1));
+    settle().await;
+    assert_eq!(fake.calls(), 1);
+    advance(DAY).await;
+    assert_eq!(cache.peek(&"k"), None);
 }
