@@ -59,6 +59,17 @@ pub struct CustomEndpoints {
 
 // === impl CloudName ===
 
+impl CloudName {
+    /// The audience that federated tokens have in this cloud, unless an admin chose another.
+    pub fn federation_audience(self) -> &'static str {
+        match self {
+            Self::AzurePublicCloud | Self::Custom => "api://AzureADTokenExchange",
+            Self::AzureUsGovernmentCloud => "api://AzureADTokenExchangeUSGov",
+            Self::AzureChinaCloud => "api://AzureADTokenExchangeChina",
+        }
+    }
+}
+
 impl FromStr for CloudName {
     type Err = CloudError;
 

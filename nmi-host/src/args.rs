@@ -125,8 +125,8 @@ pub(crate) struct Config {
     pub(crate) scope: Scope,
     /// The node guard.
     pub(crate) guard: GuardSettings,
-    /// Identities of types 1 and 2, if they are to have tokens.
-    pub(crate) entra: Option<EntraSettings>,
+    /// Identities of types 1, 2 and 3.
+    pub(crate) entra: EntraSettings,
 }
 
 /// What the node guard does.

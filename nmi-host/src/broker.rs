@@ -9,16 +9,17 @@ use std::time::Duration;
 use api::IdentitySelector;
 use api::matching::Scope;
 use api::node_api::{
-    AssignedIdentitySummary, Assignment, AssignmentState, NodeError, NodeErrorCode, TokenResponse,
+    Assertion, AssignedIdentitySummary, Assignment, AssignmentState, NodeError, NodeErrorCode,
+    TokenResponse,
 };
 use parking_lot::Mutex;
 use token_cache::{GetError, Hit, TokenCache};
 use tokio::time::{Instant, timeout_at};
 
 use crate::assigned::{AssignedView, of_pod};
-use crate::caller::Caller;
+use crate::caller::{Caller, ServiceAccount};
 use crate::crowd::Crowd;
-use crate::mint::{MintError, MintKey, Minter, Resource, Token};
+use crate::mint::{MintError, MintKey, Minter, PodAssertions, Resource, Token};
 use crate::pods::{PodRef, PodView};
 use crate::select::{SelectError, bound, select};
 use crate::watched::{ObjectKey, Table};
@@ -46,6 +47,8 @@ pub(crate) struct Ask {
     pub(crate) selector: Option<IdentitySelector>,
     /// How long to wait at most for an identity that is being attached.
     pub(crate) patience: Duration,
+    /// The pod's own service account token for Entra, if it was sent.
+    pub(crate) assertion: Option<Assertion>,
 }
 
 /// How long a token request waits for a first identity: the controller needs a moment for a new
@@ -90,10 +93,46 @@ impl Broker {
     ) -> Result<TokenResponse, NodeError> {
         let pod = &caller.pod;
         let view = self.identity(pod, ask).await?;
-        let key = MintKey::new(&view, ask.resource.clone())?;
+        let key = MintKey::new(&view, ask.resource.clone(), caller.account.as_ref())?;
+        let account = key.account().cloned();
+        if let Some(account) = &account {
+            self.prepare_exchange(account, &key, ask.assertion.as_ref())?;
+        }
         let hit = self.fetch(pod, key).await?;
         self.remember(pod, ask);
-        Ok(response(hit, &ask.resource))
+        let wanted = account
+            .is_some_and(|account| is_aging(&hit) && self.assertions().of(&account).is_none());
+        Ok(TokenResponse { assertion_wanted: wanted, ..response(hit, &ask.resource) })
+    }
+
+    /// Takes the assertion in that was sent, and asks for one if no token can be had without. Where
+    /// a token lives, a bad assertion is no reason to refuse it.
+    fn prepare_exchange(
+        &self,
+        account: &ServiceAccount,
+        key: &MintKey,
+        sent: Option<&Assertion>,
+    ) -> Result<(), NodeError> {
+        let assertions = self.assertions();
+        let unfit = sent.and_then(|sent| assertions.keep(account, sent).err());
+        if let Some(reason) = &unfit {
+            tracing::warn!(%account, %reason, "Assertion of a pod cannot be used");
+        }
+        if assertions.of(account).is_some() || self.tokens.peek(key).is_some() {
+            return Ok(());
+        }
+        Err(match unfit {
+            Some(reason) => {
+                let text = format!("the pod's federated token cannot be used: {reason}");
+                NodeError::new(NodeErrorCode::Refused, text)
+            }
+            None => MintError::assertion_required().into(),
+        })
+    }
+
+    /// What pods have shown of themselves.
+    pub(crate) fn assertions(&self) -> &PodAssertions {
+        self.tokens.source().assertions()
     }
 
     /// The token of a key. A fetch outlives a caller who leaves, and with it the caller's turn: who
@@ -248,6 +287,13 @@ fn unavailable(error: GetError<MintError>) -> NodeError {
     }
 }
 
+/// Whether the token is past half of its life, or nearly: what its renewal takes should be here
+/// when the cache, which is not exact about the half, begins with it.
+fn is_aging(hit: &Hit<Token>) -> bool {
+    let lifetime = hit.value.expires_on.saturating_sub(hit.value.not_before);
+    hit.remaining < Duration::from_secs(lifetime).mul_f64(0.55)
+}
+
 fn response(hit: Hit<Token>, resource: &Resource) -> TokenResponse {
     TokenResponse {
         access_token: hit.value.secret,
@@ -258,7 +304,7 @@ fn response(hit: Hit<Token>, resource: &Resource) -> TokenResponse {
         not_before: hit.value.not_before,
         expires_in: hit.remaining.as_secs(),
         assertion_wanted: false,
-        auxiliary: Vec::new(),
+        auxiliary: hit.value.auxiliary,
     }
 }
 
@@ -279,8 +325,11 @@ pub(crate) mod testing {
     }
 
     pub(crate) fn fixture(imds: &str) -> Fixture {
+        fixture_of(Minter::of_imds(Imds::new(imds), HostMetrics::detached()))
+    }
+
+    pub(crate) fn fixture_of(minter: Minter) -> Fixture {
         let ((assigned, a), (pods, p)) = (TableWriter::new(), TableWriter::new());
-        let minter = Minter::new(Imds::new(imds), HostMetrics::detached());
         let tokens = TokenCache::new(minter, Policy::default());
         Fixture { broker: Broker::new(a, p, tokens, Scope::Cluster), assigned, pods }
     }
@@ -321,7 +370,22 @@ mod tests {
     const ATTACHING: Duration = Duration::from_secs(20);
 
     fn ask() -> Ask {
-        Ask { resource: "r".parse().unwrap(), selector: None, patience: ATTACHING }
+        Ask { resource: "r".parse().unwrap(), selector: None, patience: ATTACHING, assertion: None }
+    }
+
+    #[test]
+    fn a_token_is_aging_shortly_before_half_of_its_life_is_over() {
+        for (remaining, expected) in [(1000, false), (551, false), (549, true), (1, true)] {
+            let value = Token {
+                secret: String::new(),
+                client_id: CLIENT.parse().unwrap(),
+                expires_on: 6000,
+                not_before: 5000,
+                auxiliary: Vec::new(),
+            };
+            let hit = Hit { value, remaining: Duration::from_secs(remaining) };
+            assert_eq!(is_aging(&hit), expected, "{remaining}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,16 +1,16 @@
-//! The settings for identities of types 1 and 2: whether there are any, where Entra is, and whom
-//! else a credential may be sent to. Named as the controller's.
+//! The settings for identities of types 1, 2 and 3: where Entra is, whom else a credential may be
+//! sent to, and what credentials there are. Named as the controller's.
 
 use std::path::PathBuf;
 
 use api::cloud::{Cloud, CloudError, CloudName, CustomEndpoints};
 use clap::{ArgAction, Args};
 
-use crate::mint::{Authorities, Host, NotAHost};
+use crate::mint::{Authorities, FederationSettings, Host, NotAHost};
 
 /// As they are given.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Service principals")]
+#[command(next_help_heading = "Service principals and federation")]
 pub(crate) struct EntraArgs {
     /// Read the Secrets that identities of types 1 and 2 name, in the identities' namespaces: true
     /// or false. Without it these identities get no tokens.
@@ -49,6 +49,16 @@ pub(crate) struct EntraArgs {
     /// PEM certificates to trust besides the system's, for Entra.
     #[arg(long, env = "CA_BUNDLE", value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
+
+    /// Audience of the service account tokens that Entra takes for identities of type 3; by default
+    /// that of the cloud.
+    #[arg(long, env = "FEDERATION_AUDIENCE", value_name = "AUDIENCE")]
+    federation_audience: Option<String>,
+
+    /// The node agent's own service account token with that audience, for identities with
+    /// federatedBy: NodeAgent. It may be missing until such an identity is used.
+    #[arg(long, env = "FEDERATED_TOKEN_FILE", value_name = "FILE")]
+    federated_token_file: Option<PathBuf>,
 }
 
 /// What they mean.
@@ -58,6 +68,10 @@ pub(crate) struct EntraSettings {
     pub(crate) authorities: Authorities,
     /// Whom to trust besides the system's roots.
     pub(crate) ca_bundle: Option<PathBuf>,
+    /// Whether to read Secrets for identities of types 1 and 2.
+    pub(crate) secrets: bool,
+    /// For identities of type 3.
+    pub(crate) federation: FederationSettings,
 }
 
 /// Settings that do not make sense.
@@ -74,8 +88,8 @@ pub(crate) enum EntraArgsError {
 // === impl EntraSettings ===
 
 impl EntraSettings {
-    /// What the arguments mean: nothing, if no Secrets are to be read.
-    pub(crate) fn load(args: EntraArgs) -> Result<Option<Self>, EntraArgsError> {
+    /// What the arguments mean.
+    pub(crate) fn load(args: EntraArgs) -> Result<Self, EntraArgsError> {
         let name: CloudName = given(args.cloud).unwrap_or_default().parse()?;
         let endpoints = CustomEndpoints {
             authority_host: given(args.authority_host),
@@ -86,10 +100,15 @@ impl EntraSettings {
         let hosts = args.allowed_authority_hosts.iter().map(|host| host.trim());
         let hosts = hosts.filter(|host| !host.is_empty()).map(str::parse);
         let hosts = hosts.collect::<Result<Vec<Host>, _>>()?;
-        Ok(args.allow_access_to_secrets.then(|| Self {
+        let audience = given(args.federation_audience);
+        let audience = audience.unwrap_or_else(|| name.federation_audience().to_owned());
+        let file = args.federated_token_file;
+        Ok(Self {
             authorities: Authorities::new(&cloud, hosts),
             ca_bundle: args.ca_bundle.filter(|path| !path.as_os_str().is_empty()),
-        }))
+            secrets: args.allow_access_to_secrets,
+            federation: FederationSettings { audience, file },
+        })
     }
 }
 
@@ -110,17 +129,21 @@ mod tests {
         entra: EntraArgs,
     }
 
-    fn load(args: &[&str]) -> Result<Option<EntraSettings>, String> {
+    fn load(args: &[&str]) -> Result<EntraSettings, String> {
         let cli = Cli::try_parse_from(["c"].iter().chain(args)).map_err(|e| e.to_string())?;
         EntraSettings::load(cli.entra).map_err(|error| error.to_string())
     }
 
     #[test]
     fn secrets_are_read_only_where_somebody_said_so() {
-        assert_eq!(load(&[]), Ok(None));
-        assert_eq!(load(&["--allow-access-to-secrets=false"]), Ok(None));
-        assert!(load(&["--allow-access-to-secrets"]).unwrap().is_some());
-        assert!(load(&["--allow-access-to-secrets=true"]).unwrap().is_some());
+        for (args, expected) in [
+            (&[][..], false),
+            (&["--allow-access-to-secrets=false"], false),
+            (&["--allow-access-to-secrets"], true),
+            (&["--allow-access-to-secrets=true"], true),
+        ] {
+            assert_eq!(load(args).unwrap().secrets, expected, "{args:?}");
+        }
         for bad in ["yes", "True", "1", ""] {
             assert!(load(&[&format!("--allow-access-to-secrets={bad}")]).is_err(), "{bad}");
         }
@@ -128,11 +151,7 @@ mod tests {
 
     #[test]
     fn the_cloud_says_where_entra_is() {
-        let of = |args: &[&str]| {
-            let args: Vec<&str> =
-                ["--allow-access-to-secrets"].iter().chain(args).copied().collect();
-            load(&args).map(|settings| settings.unwrap().authorities.of(None).unwrap())
-        };
+        let of = |args: &[&str]| load(args).map(|settings| settings.authorities.of(None).unwrap());
         assert_eq!(of(&["--cloud="]).unwrap(), "https://login.microsoftonline.com");
         assert_eq!(of(&["--cloud=AzureChinaCloud"]).unwrap(), "https://login.chinacloudapi.cn");
         let custom =
@@ -142,5 +161,22 @@ mod tests {
         assert!(of(&["--authority-host=https://a"]).unwrap_err().contains("only for cloud Custom"));
         let error = of(&["--allowed-authority-hosts=a.example,https://b.example"]).unwrap_err();
         assert!(error.contains("\"https://b.example\" is not a host"), "{error}");
+    }
+
+    #[test]
+    fn the_audience_of_federated_tokens_is_the_clouds_or_the_admins() {
+        let of = |args: &[&str]| load(args).unwrap().federation.audience;
+        assert_eq!(of(&[]), "api://AzureADTokenExchange");
+        assert_eq!(of(&["--cloud=AzureChinaCloud"]), "api://AzureADTokenExchangeChina");
+        assert_eq!(of(&["--cloud=AzureUSGovernmentCloud"]), "api://AzureADTokenExchangeUSGov");
+        assert_eq!(of(&["--federation-audience="]), "api://AzureADTokenExchange");
+        assert_eq!(of(&["--federation-audience=api://mine"]), "api://mine");
+    }
+
+    #[test]
+    fn a_missing_token_file_is_no_reason_not_to_start() {
+        let of = |args: &[&str]| load(args).unwrap().federation.file;
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["--federated-token-file=missing"]), Some("missing".into()));
     }
 }

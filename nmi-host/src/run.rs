@@ -254,13 +254,9 @@ impl Agent {
         assigned: Table<AssignedView>,
         pods: Table<PodView>,
     ) -> anyhow::Result<Broker> {
-        let mut minter = Minter::new(Imds::new(&self.config.imds_endpoint), self.counters.clone());
-        if let Some(entra) = &self.config.entra {
-            let transport = azure_http::transport(entra.ca_bundle.as_deref())
-                .context("cannot set up the connection to Entra")?;
-            let (client, authorities) = (self.client.clone(), entra.authorities.clone());
-            minter = minter.with_principals(Principals::new(client, authorities, transport));
-        }
+        let principals = self.principals()?;
+        let imds = Imds::new(&self.config.imds_endpoint);
+        let minter = Minter::new(imds, principals, self.counters.clone());
         let policy = Policy { capacity: CACHED_TOKENS, ..Policy::default() };
         let tokens = TokenCache::new(minter, policy);
         let (cache, fresh, shutdown) = (tokens.clone(), tokens.clone(), self.shutdown.clone());
@@ -272,6 +268,15 @@ impl Agent {
             }
         });
         Ok(Broker::new(assigned, pods, tokens, self.config.scope))
+    }
+
+    fn principals(&self) -> anyhow::Result<Principals> {
+        let entra = &self.config.entra;
+        let transport = azure_http::transport(entra.ca_bundle.as_deref())
+            .context("cannot set up the connection to Entra")?;
+        let (authorities, federation) = (entra.authorities.clone(), entra.federation.clone());
+        let principals = Principals::new(authorities, transport, federation);
+        Ok(if entra.secrets { principals.reading_secrets(self.client.clone()) } else { principals })
     }
 
     async fn sidecars(&mut self, broker: &Broker, certificate: &ServingCert) -> anyhow::Result<()> {

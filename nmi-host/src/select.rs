@@ -94,7 +94,9 @@ fn only<'a>(bound: &[&'a Arc<AssignedView>]) -> Result<&'a Arc<AssignedView>, Se
 fn best<'a>(views: &[&'a Arc<AssignedView>]) -> Option<&'a Arc<AssignedView>> {
     views.iter().filter(|view| view.is_assigned()).copied().min_by_key(|view| {
         let unusable = view.problem.is_some() || view.contradicts_itself();
-        (unusable, view.identity.clone())
+        // Type 3 says itself which managed identity it is; type 0 was attached as such.
+        let claims_only = view.kind == IdentityType::Federated;
+        (unusable, claims_only, view.identity.clone())
     })
 }
 
@@ -136,8 +138,8 @@ impl AssignedView {
     /// What Azure knows the identity by, or its own name where it has no such id.
     fn azure_name(&self) -> String {
         match &self.resource_id {
-            Some(id) => id.arm_id().folded().to_owned(),
-            None => self.identity.to_string(),
+            Some(id) if self.kind == IdentityType::UserAssigned => id.arm_id().folded().to_owned(),
+            _ => self.identity.to_string(),
         }
     }
 }
@@ -157,10 +159,10 @@ impl From<SelectError> for NodeError {
 
 #[cfg(test)]
 mod tests {
-    use api::AssignedState;
+    use api::{AssignedState, FederatedBy};
 
     use super::*;
-    use crate::assigned::testing::{assigned, resource_id};
+    use crate::assigned::testing::{assigned, federated, resource_id};
 
     const A: &str = "00000000-0000-0000-0000-00000000000a";
     const B: &str = "00000000-0000-0000-0000-00000000000b";
@@ -252,6 +254,21 @@ mod tests {
             "minting says what is wrong with it"
         );
         assert_eq!(selected(&[liar, assigned("b", Some(B))], client(B).as_ref()), "b");
+    }
+
+    #[test]
+    fn a_federated_identity_answers_to_the_name_that_its_author_gave_it() {
+        let mut view = federated("z", A, FederatedBy::Pod);
+        view.resource_id = Some(resource_id("db"));
+        for selector in [None, client(A), resource("db")] {
+            assert_eq!(selected(&[view.clone()], selector.as_ref()), "z", "{selector:?}");
+        }
+        // Whoever calls his identity by another's name does not take its place.
+        view.identity.name = "a".to_owned();
+        let both = [view, assigned("db", Some(B))];
+        assert_eq!(selected(&both, resource("db").as_ref()), "db");
+        assert_eq!(selected(&both, client(A).as_ref()), "a");
+        assert_eq!(selected(&both, None), "ambiguous");
     }
 
     #[test]

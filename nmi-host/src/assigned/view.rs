@@ -2,8 +2,8 @@
 
 use api::matching::Scope;
 use api::{
-    AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentitySpec, Guid, IdentityId,
-    IdentityType,
+    AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentitySpec, FederatedBy, Guid,
+    IdentityId, IdentityType, Tenant,
 };
 
 use crate::pods::PodRef;
@@ -24,7 +24,7 @@ pub(crate) struct AssignedView {
     pub(crate) namespaced: bool,
     /// How its tokens are obtained.
     pub(crate) kind: IdentityType,
-    /// Type 0: the managed identity.
+    /// Type 0: the managed identity. Type 3: what its author calls it, if anything.
     pub(crate) resource_id: Option<IdentityId>,
     /// `spec.clientID`: what the identity's author says.
     pub(crate) written_client_id: Option<Guid>,
@@ -32,21 +32,25 @@ pub(crate) struct AssignedView {
     pub(crate) reported_client_id: Option<Guid>,
     /// The object id that ARM reported.
     pub(crate) object_id: Option<Guid>,
-    /// Types 1 and 2: the application.
+    /// Types 1, 2 and 3: the application.
     pub(crate) application: Option<Application>,
     /// Why the identity cannot be used as it is written.
     pub(crate) problem: Option<String>,
 }
 
-/// Where the credential of an application is, and where it counts.
+/// Where an application is known, and by what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Application {
     /// `spec.tenantID`.
-    pub(crate) tenant: String,
+    pub(crate) tenant: Tenant,
+    /// Type 1: `spec.auxiliaryTenantIDs`.
+    pub(crate) auxiliary: Vec<Tenant>,
     /// `spec.adEndpoint`.
     pub(crate) ad_endpoint: Option<String>,
-    /// `spec.clientPassword.name`; the Secret is in the identity's own namespace.
-    pub(crate) secret: String,
+    /// Types 1 and 2: `spec.clientPassword.name`; the Secret is in the identity's own namespace.
+    pub(crate) secret: Option<String>,
+    /// Type 3: `spec.federatedBy`.
+    pub(crate) federated_by: Option<FederatedBy>,
 }
 
 /// Why an object is ignored. Whoever can write one must not gain by it.
@@ -103,7 +107,7 @@ impl AssignedView {
             identity: key,
             namespaced: identity.is_namespaced(),
             kind: identity.spec.kind,
-            resource_id: identity.spec.identity_id().ok().flatten(),
+            resource_id: identity.spec.named_resource_id().ok().flatten(),
             written_client_id: identity.spec.client_id().ok().flatten(),
             reported_client_id: reported(status.and_then(|status| status.client_id.as_ref())),
             object_id: reported(status.and_then(|status| status.object_id.as_ref())),
@@ -137,6 +141,11 @@ impl AssignedView {
         self.reported_client_id.as_ref().or(self.written_client_id.as_ref())
     }
 
+    /// Type 3: whose assertion Entra is shown.
+    pub(crate) fn federated_by(&self) -> Option<&FederatedBy> {
+        self.application.as_ref()?.federated_by.as_ref()
+    }
+
     /// Whether author and ARM name different client ids: the resource id may be somebody's own
     /// and the client id another's, so neither may be served.
     pub(crate) fn contradicts_itself(&self) -> bool {
@@ -154,9 +163,11 @@ impl Application {
         let given = |text: Option<&String>| text.filter(|text| !text.is_empty()).cloned();
         let secret = spec.client_password.as_ref().and_then(|secret| secret.name.as_ref());
         Some(Self {
-            tenant: given(spec.tenant_id.as_ref())?,
+            tenant: spec.tenant().ok().flatten()?,
+            auxiliary: spec.auxiliary_tenants().ok()?,
             ad_endpoint: given(spec.ad_endpoint.as_ref()),
-            secret: given(secret)?,
+            secret: given(secret),
+            federated_by: spec.federated_by().ok()?.cloned(),
         })
     }
 }
@@ -190,12 +201,25 @@ pub(crate) mod testing {
             resource_id: None,
             written_client_id: Some(client_id.parse().unwrap()),
             application: Some(Application {
-                tenant: "contoso.com".to_owned(),
+                tenant: "contoso.com".parse().unwrap(),
+                auxiliary: Vec::new(),
                 ad_endpoint: None,
-                secret: name.to_owned(),
+                secret: Some(name.to_owned()),
+                federated_by: None,
             }),
             ..assigned(name, None)
         }
+    }
+
+    /// A type 3 identity `team/<name>`, assigned to the same pod.
+    pub(crate) fn federated(name: &str, client_id: &str, by: FederatedBy) -> AssignedView {
+        let mut view = application(name, client_id);
+        view.kind = IdentityType::Federated;
+        if let Some(application) = &mut view.application {
+            application.secret = None;
+            application.federated_by = Some(by);
+        }
+        view
     }
 
     pub(crate) fn pod() -> PodRef {
@@ -255,19 +279,42 @@ mod tests {
         let mut object = object();
         object["spec"]["azureIdentityRef"]["spec"] = json!({
             "type": 1, "clientID": CLIENT, "tenantID": "contoso.com", "adEndpoint": "",
-            "clientPassword": {"name": "s", "namespace": "ids"}
+            "clientPassword": {"name": "s", "namespace": "ids"}, "auxiliaryTenantIDs": [CLIENT]
         });
         let view = read(object.clone()).unwrap();
         let expected = Application {
-            tenant: "contoso.com".to_owned(),
+            tenant: "contoso.com".parse().unwrap(),
+            auxiliary: vec![CLIENT.parse().unwrap()],
             ad_endpoint: None,
-            secret: "s".to_owned(),
+            secret: Some("s".to_owned()),
+            federated_by: None,
         };
         assert_eq!((view.application, view.problem), (Some(expected), None));
         let secret = &mut object["spec"]["azureIdentityRef"]["spec"]["clientPassword"];
         secret["namespace"] = json!("victim");
         let problem = read(object).unwrap().problem.unwrap();
         assert!(problem.contains("must be in the identity's own namespace"), "{problem}");
+    }
+
+    #[test]
+    fn the_view_holds_who_speaks_for_a_federated_identity() {
+        let mut object = object();
+        object["spec"]["azureIdentityRef"]["spec"] = json!({
+            "type": 3, "clientID": CLIENT, "tenantID": "contoso.com", "federatedBy": "Pod",
+            "resourceID": testing::resource_id("db").as_str()
+        });
+        let view = read(object.clone()).unwrap();
+        assert_eq!(
+            view.resource_id,
+            Some(testing::resource_id("db")),
+            "applications know it by it"
+        );
+        let application = view.application.unwrap();
+        assert_eq!((application.secret, application.federated_by), (None, Some(FederatedBy::Pod)));
+        object["spec"]["azureIdentityRef"]["spec"]["federatedBy"] = json!("Moon");
+        let view = read(object).unwrap();
+        assert_eq!(view.application, None);
+        assert!(view.problem.unwrap().contains("use Pod or NodeAgent"));
     }
 
     #[test]

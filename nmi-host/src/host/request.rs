@@ -55,7 +55,7 @@ pub(super) fn read(head: &Parts, own: SocketAddr) -> Result<HostRequest, Refusal
     }
     let pod = pod(&head.headers)?;
     let (resource, selector) = query(head.uri.query().unwrap_or_default())?;
-    Ok(HostRequest { pod, ask: Ask { resource, selector, patience: PATIENCE } })
+    Ok(HostRequest { pod, ask: Ask { resource, selector, patience: PATIENCE, assertion: None } })
 }
 
 fn may_ask(head: &Parts, own: SocketAddr) -> Result<(), Refusal> {

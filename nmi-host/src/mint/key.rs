@@ -3,11 +3,12 @@
 use std::str::FromStr;
 
 use api::node_api::{NodeError, NodeErrorCode};
-use api::{Guid, IdentityType};
+use api::{FederatedBy, IdentityType};
 
-use super::principal::{Principal, Proof};
+use super::principal::{Assertor, Principal, Proof};
 use super::verify::Expected;
 use crate::assigned::AssignedView;
+use crate::caller::ServiceAccount;
 
 /// What a token depends on; pods with the same identity share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,8 +40,13 @@ pub(crate) struct BadResource;
 // === impl MintKey ===
 
 impl MintKey {
-    /// The key for an identity that was selected for a request.
-    pub(crate) fn new(view: &AssignedView, resource: Resource) -> Result<Self, NodeError> {
+    /// The key for an identity that was selected for a request of a pod with this service account,
+    /// or of a process of the node.
+    pub(crate) fn new(
+        view: &AssignedView,
+        resource: Resource,
+        account: Option<&ServiceAccount>,
+    ) -> Result<Self, NodeError> {
         let refused = |text: String| NodeError::new(NodeErrorCode::Refused, text);
         let name = &view.identity;
         if let Some(problem) = &view.problem {
@@ -53,9 +59,21 @@ impl MintKey {
         }
         let issuer = match view.kind {
             IdentityType::UserAssigned => imds(view),
-            IdentityType::ServicePrincipal => entra(view, Proof::Secret),
-            IdentityType::ServicePrincipalCertificate => entra(view, Proof::Certificate),
-            IdentityType::Federated | IdentityType::Unknown(_) => None,
+            IdentityType::ServicePrincipal => by_secret(view, Proof::Secret),
+            IdentityType::ServicePrincipalCertificate => by_secret(view, Proof::Certificate),
+            IdentityType::Federated => match (view.federated_by(), account) {
+                (Some(FederatedBy::Pod), Some(account)) => {
+                    by_assertion(view, Assertor::Pod(account.clone()))
+                }
+                (Some(FederatedBy::Pod), None) => {
+                    return Err(refused(format!(
+                        "AzureIdentity {name} has federatedBy: Pod, so only the pod itself can prove who asks: for processes of the node, use federatedBy: NodeAgent"
+                    )));
+                }
+                (Some(FederatedBy::NodeAgent), _) => by_assertion(view, Assertor::NodeAgent),
+                (Some(FederatedBy::Unknown(_)) | None, _) => None,
+            },
+            IdentityType::Unknown(_) => None,
         };
         let issuer = issuer.ok_or_else(|| {
             refused(format!(
@@ -67,9 +85,33 @@ impl MintKey {
     }
 }
 
+// === impl MintKey: assertions ===
+
+impl MintKey {
+    /// The service account whose assertion it takes to mint the token, if it takes one of a pod.
+    pub(crate) fn account(&self) -> Option<&ServiceAccount> {
+        match &self.issuer {
+            Issuer::Entra(Principal {
+                proof: Proof::Assertion { by: Assertor::Pod(account), .. },
+                ..
+            }) => Some(account),
+            Issuer::Entra(_) | Issuer::Imds(_) => None,
+        }
+    }
+}
+
 fn imds(view: &AssignedView) -> Option<Issuer> {
     let resource_id = view.resource_id.clone()?;
     Some(Issuer::Imds(Expected { resource_id, client_id: view.client_id().cloned() }))
+}
+
+fn by_secret(view: &AssignedView, proof: impl Fn(String) -> Proof) -> Option<Issuer> {
+    let secret = view.application.as_ref()?.secret.clone()?;
+    entra(view, proof(secret))
+}
+
+fn by_assertion(view: &AssignedView, by: Assertor) -> Option<Issuer> {
+    entra(view, Proof::Assertion { by, resource_id: view.resource_id.clone() })
 }
 
 fn entra(view: &AssignedView, proof: Proof) -> Option<Issuer> {
@@ -77,22 +119,11 @@ fn entra(view: &AssignedView, proof: Proof) -> Option<Issuer> {
     Some(Issuer::Entra(Principal {
         identity: view.identity.clone(),
         proof,
-        tenant: tenant(&application.tenant)?,
+        tenant: application.tenant.clone(),
+        auxiliary: application.auxiliary.clone(),
         client_id: view.written_client_id.clone()?,
         ad_endpoint: application.ad_endpoint.clone(),
-        secret: application.secret.clone(),
     }))
-}
-
-/// An id or a domain, in lower case. It becomes a part of a URL.
-fn tenant(text: &str) -> Option<String> {
-    if let Ok(id) = text.parse::<Guid>() {
-        return Some(id.to_string());
-    }
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-    let is_part = |part: &str| !part.is_empty() && part.bytes().all(plain);
-    let is_domain = text.len() <= 253 && text.split('.').all(is_part);
-    is_domain.then(|| text.to_ascii_lowercase())
 }
 
 // === impl Resource ===
@@ -122,7 +153,8 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::assigned::testing::{application, assigned};
+    use crate::assigned::testing::{application, assigned, federated};
+    use crate::mint::federation::testing::account;
     use crate::testing::CLIENT;
     use crate::watched::ObjectKey;
 
@@ -132,7 +164,7 @@ mod tests {
     fn identities_that_cannot_be_served_are_refused_with_the_reason() {
         let refused = |mut view: AssignedView, change: fn(&mut AssignedView)| {
             change(&mut view);
-            let error = MintKey::new(&view, "r".parse().unwrap()).unwrap_err();
+            let error = MintKey::new(&view, "r".parse().unwrap(), None).unwrap_err();
             assert_eq!(error.code, NodeErrorCode::Refused);
             error.message
         };
@@ -149,45 +181,62 @@ mod tests {
         assert!(text.contains("a field that type 1 needs is missing"), "{text}");
         let text = refused(app(), |view| view.written_client_id = None);
         assert!(text.contains("a field that type 1 needs is missing"), "{text}");
-        let text = refused(app(), |view| {
-            view.application.as_mut().unwrap().tenant = "../other".to_owned();
-        });
+        let text = refused(app(), |view| view.application.as_mut().unwrap().secret = None);
         assert!(text.contains("missing or malformed"), "{text}");
+        let by_pod = || federated("db", CLIENT, FederatedBy::Pod);
+        let text = refused(by_pod(), |_| {});
+        assert!(text.ends_with("for processes of the node, use federatedBy: NodeAgent"), "{text}");
+        let text = refused(by_pod(), |view| {
+            let moon = FederatedBy::Unknown("Moon".to_owned());
+            view.application.as_mut().unwrap().federated_by = Some(moon);
+        });
+        assert!(text.contains("a field that type 3 needs is missing"), "{text}");
     }
 
     #[test]
     fn whatever_a_token_depends_on_tells_keys_apart() {
         type Change = fn(&mut AssignedView);
-        let changes: [Change; 8] = [
+        let changes: [Change; 9] = [
             |_| {},
             |view| view.kind = IdentityType::ServicePrincipalCertificate,
             |view| view.identity = ObjectKey::new("other", "db"),
             |view| view.identity = ObjectKey::new("team", "other"),
             |view| view.written_client_id = Some(OTHER.parse().unwrap()),
-            |view| view.application.as_mut().unwrap().tenant = "fabrikam.com".to_owned(),
-            |view| view.application.as_mut().unwrap().secret = "other".to_owned(),
+            |view| view.application.as_mut().unwrap().tenant = "fabrikam.com".parse().unwrap(),
+            |view| view.application.as_mut().unwrap().auxiliary = vec!["a.b".parse().unwrap()],
+            |view| view.application.as_mut().unwrap().secret = Some("other".to_owned()),
             |view| view.application.as_mut().unwrap().ad_endpoint = Some("https://x".to_owned()),
         ];
         let keys = changes.map(|change| {
             let mut view = application("db", CLIENT);
             change(&mut view);
-            MintKey::new(&view, "r".parse().unwrap()).unwrap()
+            MintKey::new(&view, "r".parse().unwrap(), None).unwrap()
         });
         let different: HashSet<&MintKey> = keys.iter().collect();
         assert_eq!(different.len(), keys.len());
         let mut other_pod = application("db", CLIENT);
         other_pod.pod.uid = "uid-2".to_owned();
-        let shared = MintKey::new(&other_pod, "r".parse().unwrap()).unwrap();
+        let shared = MintKey::new(&other_pod, "r".parse().unwrap(), None).unwrap();
         assert!(different.contains(&shared), "pods with one identity share its tokens");
     }
 
     #[test]
-    fn a_tenant_is_an_id_or_a_domain() {
-        assert_eq!(tenant("Contoso.onmicrosoft.COM").as_deref(), Some("contoso.onmicrosoft.com"));
-        assert_eq!(tenant(&CLIENT.to_uppercase()).as_deref(), Some(CLIENT));
-        for bad in ["", ".", "..", "a..b", "a/b", "a?b", "a b", "a%2fb", "ä", &"x".repeat(254)] {
-            assert_eq!(tenant(bad), None, "{bad}");
+    fn only_pods_of_one_service_account_share_what_was_minted_for_it() {
+        let key = |by, account: Option<&ServiceAccount>| {
+            MintKey::new(&federated("db", CLIENT, by), "r".parse().unwrap(), account).unwrap()
+        };
+        let (web, db) = (account("web"), account("db"));
+        let elsewhere = ServiceAccount { namespace: "other".to_owned(), ..web.clone() };
+        let by_pods = [&web, &db, &elsewhere].map(|account| key(FederatedBy::Pod, Some(account)));
+        let by_agent = key(FederatedBy::NodeAgent, Some(&web));
+        let different: HashSet<&MintKey> = by_pods.iter().chain([&by_agent]).collect();
+        assert_eq!(different.len(), 4);
+        assert_eq!(by_pods[0], key(FederatedBy::Pod, Some(&account("web"))));
+        assert_eq!(by_pods[0].account(), Some(&web));
+        for account in [None, Some(&db)] {
+            assert_eq!(by_agent, key(FederatedBy::NodeAgent, account), "it is for all pods");
         }
+        assert_eq!(by_agent.account(), None);
     }
 
     #[test]

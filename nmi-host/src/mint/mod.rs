@@ -1,6 +1,7 @@
 //! Tokens for identities: who issues them is decided by the identity's type.
 
 mod answer;
+mod federation;
 mod gate;
 mod imds;
 mod key;
@@ -12,12 +13,14 @@ mod verify;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use api::Guid;
-use api::node_api::{NodeError, NodeErrorCode};
+use api::node_api::{AuxiliaryToken, NodeError, NodeErrorCode};
+use api::{Guid, Tenant};
 use azure_core::credentials::AccessToken;
+use futures::future::try_join_all;
 use token_cache::{Call, FetchError, Fetched, Source};
 
 use answer::{ImdsError, ImdsToken};
+pub(crate) use federation::{FederationSettings, PodAssertions};
 pub(crate) use imds::{Imds, is_endpoint};
 use key::Issuer;
 pub(crate) use key::{BadResource, MintKey, Resource};
@@ -38,13 +41,15 @@ pub(crate) struct Token {
     pub(crate) expires_on: u64,
     /// Unix seconds.
     pub(crate) not_before: u64,
+    /// Those of further tenants; `expires_on` is the earliest of all.
+    pub(crate) auxiliary: Vec<AuxiliaryToken>,
 }
 
 /// Where the node's tokens come from.
 #[derive(Debug)]
 pub(crate) struct Minter {
     imds: Imds,
-    principals: Option<Principals>,
+    principals: Principals,
     metrics: HostMetrics,
 }
 
@@ -60,6 +65,14 @@ pub(crate) enum MintError {
     /// What came was not the identity's.
     #[error(transparent)]
     WrongToken(#[from] WrongToken),
+    /// The token of a further tenant could not be had.
+    #[error("spec.auxiliaryTenantIDs, tenant {tenant}: {error}")]
+    Auxiliary {
+        /// The tenant.
+        tenant: Tenant,
+        /// Why.
+        error: Box<MintError>,
+    },
 }
 
 /// What a failure means to callers.
@@ -69,6 +82,8 @@ enum Meaning {
     Spreading,
     /// For good.
     Refused,
+    /// When the caller has sent what it takes.
+    AssertionRequired,
     /// Slow down.
     Throttled(Option<Duration>),
     /// May work in a moment.
@@ -96,14 +111,20 @@ impl fmt::Debug for Token {
 // === impl Minter ===
 
 impl Minter {
-    /// A source of tokens that asks `imds`, and knows no applications.
-    pub(crate) fn new(imds: Imds, metrics: HostMetrics) -> Self {
-        Self { imds, principals: None, metrics }
+    /// A source of tokens that asks `imds`, or Entra for applications.
+    pub(crate) fn new(imds: Imds, principals: Principals, metrics: HostMetrics) -> Self {
+        Self { imds, principals, metrics }
     }
 
-    /// The same with applications.
-    pub(crate) fn with_principals(self, principals: Principals) -> Self {
-        Self { principals: Some(principals), ..self }
+    /// The same where there is no Entra.
+    #[cfg(test)]
+    pub(crate) fn of_imds(imds: Imds, metrics: HostMetrics) -> Self {
+        Self::new(imds, Principals::nowhere(), metrics)
+    }
+
+    /// What pods have shown of themselves.
+    pub(crate) fn assertions(&self) -> &PodAssertions {
+        &self.principals.federation().pods
     }
 
     async fn ask_imds(
@@ -128,21 +149,43 @@ impl Minter {
         outcome
     }
 
+    /// An application's token, with those of its further tenants: all of them or none.
     async fn ask_entra(
         &self,
         principal: &Principal,
         resource: &Resource,
     ) -> Result<Fetched<Token>, MintError> {
-        let principals = self.principals.as_ref().ok_or(PrincipalError::NotAllowed)?;
+        let first = self.ask_tenant(principal, &principal.tenant, resource).await?;
+        // Only now: the credential has been read, and has proved good.
+        let more = principal.auxiliary.iter().map(async |tenant| {
+            let of_tenant = |error| MintError::Auxiliary { tenant: tenant.clone(), error };
+            let answer = self.ask_tenant(principal, tenant, resource).await;
+            answer.map_err(|error| of_tenant(Box::new(error)))
+        });
+        Ok(try_join_all(more).await?.into_iter().fold(first, with_auxiliary))
+    }
+
+    async fn ask_tenant(
+        &self,
+        principal: &Principal,
+        tenant: &Tenant,
+        resource: &Resource,
+    ) -> Result<Fetched<Token>, MintError> {
         let begun = Instant::now();
-        let answer = principals.token(principal, resource.as_str()).await;
+        let answer = self.principals.token(principal, tenant, resource.as_str()).await;
+        let of = (&principal.client_id, tenant);
         let outcome = answer
             .map_err(MintError::from)
-            .and_then(|answer| checked_principal(&answer, principal, SystemTime::now()));
+            .and_then(|answer| checked_principal(&answer, of, SystemTime::now()));
         self.metrics.entra_called(entra_label(&outcome), begun.elapsed());
         if let Err(error) = &outcome {
             let (identity, resource) = (&principal.identity, resource.as_str());
-            tracing::warn!(%identity, resource, %error, "No token from Entra");
+            if error.meaning() == Meaning::AssertionRequired {
+                // Usual when no pod asks any more.
+                tracing::debug!(%identity, resource, %error, "No token from Entra");
+            } else {
+                tracing::warn!(%identity, resource, %error, "No token from Entra");
+            }
         }
         outcome
     }
@@ -165,6 +208,7 @@ fn checked(
         client_id: verified.client_id,
         expires_on: now + lifetime.as_secs(),
         not_before: answer.not_before.unwrap_or(now),
+        auxiliary: Vec::new(),
         secret: answer.access_token,
     };
     Ok(Fetched { value: token, lifetime })
@@ -173,7 +217,7 @@ fn checked(
 /// The same for an application's token.
 fn checked_principal(
     answer: &AccessToken,
-    principal: &Principal,
+    (client_id, tenant): (&Guid, &Tenant),
     now: SystemTime,
 ) -> Result<Fetched<Token>, MintError> {
     let secret = answer.token.secret();
@@ -181,7 +225,7 @@ fn checked_principal(
         let error = EntraError::Unavailable("its answer holds no token".to_owned());
         return Err(PrincipalError::from(error).into());
     }
-    let verified = verify_principal(secret, &principal.client_id, &principal.tenant)?;
+    let verified = verify_principal(secret, client_id, tenant)?;
     let now = unix(now);
     let answered = u64::try_from(answer.expires_on.unix_timestamp()).unwrap_or_default();
     let expires_on = verified.expires_on.map_or(answered, |claimed| claimed.min(answered));
@@ -194,9 +238,21 @@ fn checked_principal(
         client_id: verified.client_id,
         expires_on,
         not_before: verified.not_before.unwrap_or(now),
+        auxiliary: Vec::new(),
         secret: secret.to_owned(),
     };
     Ok(Fetched { value: token, lifetime })
+}
+
+/// A token together with that of a further tenant. The whole lives as long as the part that ends
+/// first.
+fn with_auxiliary(mut whole: Fetched<Token>, part: Fetched<Token>) -> Fetched<Token> {
+    let Token { secret, expires_on, not_before, .. } = part.value;
+    whole.lifetime = whole.lifetime.min(part.lifetime);
+    whole.value.expires_on = whole.value.expires_on.min(expires_on);
+    let auxiliary = AuxiliaryToken { access_token: secret, expires_on, not_before };
+    whole.value.auxiliary.push(auxiliary);
+    whole
 }
 
 fn unix(time: SystemTime) -> u64 {
@@ -210,7 +266,7 @@ fn result_label(outcome: &Result<Fetched<Token>, MintError>) -> ImdsResult {
         Err(Meaning::Spreading) => ImdsResult::UnknownIdentity,
         Err(Meaning::Refused) => ImdsResult::Refused,
         Err(Meaning::Throttled(_)) => ImdsResult::Throttled,
-        Err(Meaning::Unavailable) => ImdsResult::Unavailable,
+        Err(Meaning::Unavailable | Meaning::AssertionRequired) => ImdsResult::Unavailable,
     }
 }
 
@@ -218,13 +274,13 @@ fn entra_label(outcome: &Result<Fetched<Token>, MintError>) -> EntraResult {
     match outcome {
         Ok(_) => EntraResult::Token,
         Err(MintError::WrongToken(_)) => EntraResult::WrongToken,
-        Err(MintError::Principal(error)) if !matches!(error, PrincipalError::Entra(_)) => {
-            EntraResult::NoCredential
-        }
+        Err(MintError::Principal(error)) if !error.is_of_entra() => EntraResult::NoCredential,
         Err(error) => match error.meaning() {
             Meaning::Refused => EntraResult::Refused,
             Meaning::Throttled(_) => EntraResult::Throttled,
-            Meaning::Spreading | Meaning::Unavailable => EntraResult::Unavailable,
+            Meaning::Spreading | Meaning::Unavailable | Meaning::AssertionRequired => {
+                EntraResult::Unavailable
+            }
         },
     }
 }
@@ -247,7 +303,9 @@ impl Source for Minter {
         outcome.map_err(|error| match error.meaning() {
             Meaning::Refused => FetchError::Refused(error),
             Meaning::Throttled(retry_after) => FetchError::Transient { error, retry_after },
-            Meaning::Spreading | Meaning::Unavailable => FetchError::transient(error),
+            Meaning::Spreading | Meaning::Unavailable | Meaning::AssertionRequired => {
+                FetchError::transient(error)
+            }
         })
     }
 
@@ -255,7 +313,7 @@ impl Source for Minter {
         match error.error().meaning() {
             Meaning::Spreading => PROPAGATION,
             Meaning::Throttled(_) | Meaning::Unavailable => OUTAGE,
-            Meaning::Refused => Duration::ZERO,
+            Meaning::Refused | Meaning::AssertionRequired => Duration::ZERO,
         }
     }
 }
@@ -263,9 +321,15 @@ impl Source for Minter {
 // === impl MintError ===
 
 impl MintError {
+    /// The pod is to send its assertion.
+    pub(crate) fn assertion_required() -> Self {
+        PrincipalError::AssertionRequired.into()
+    }
+
     fn meaning(&self) -> Meaning {
         match self {
             Self::WrongToken(_) => Meaning::Refused,
+            Self::Auxiliary { error, .. } => error.meaning(),
             Self::Imds(error) => match error {
                 ImdsError::UnknownIdentity => Meaning::Spreading,
                 ImdsError::Refused(_) => Meaning::Refused,
@@ -277,12 +341,16 @@ impl MintError {
                 PrincipalError::Credential { reason, .. } if reason.passes() => {
                     Meaning::Unavailable
                 }
+                PrincipalError::Agent(error) if error.passes() => Meaning::Unavailable,
+                PrincipalError::AssertionRequired => Meaning::AssertionRequired,
                 PrincipalError::Entra(EntraError::Throttled(after)) => Meaning::Throttled(*after),
                 PrincipalError::Entra(EntraError::Unavailable(_)) => Meaning::Unavailable,
                 PrincipalError::NotAllowed
                 | PrincipalError::Authority(_)
                 | PrincipalError::Secret(_)
                 | PrincipalError::Credential { .. }
+                | PrincipalError::Agent(_)
+                | PrincipalError::Unmatched { .. }
                 | PrincipalError::Entra(EntraError::Refused { .. }) => Meaning::Refused,
             },
         }
@@ -295,6 +363,7 @@ impl From<MintError> for NodeError {
     fn from(error: MintError) -> Self {
         let (code, retry_after) = match error.meaning() {
             Meaning::Refused => (NodeErrorCode::Refused, None),
+            Meaning::AssertionRequired => (NodeErrorCode::AssertionRequired, None),
             Meaning::Throttled(after) => {
                 (NodeErrorCode::Throttled, Some(after.map_or(1, |after| after.as_secs().max(1))))
             }

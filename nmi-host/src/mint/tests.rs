@@ -13,13 +13,13 @@ use crate::testing::{CLIENT, FakeImds, error_answer, imds, nowhere, token_answer
 const OTHER: &str = "00000000-0000-0000-0000-00000000000b";
 
 fn cache(endpoint: &str) -> TokenCache<Minter> {
-    let minter = Minter::new(Imds::new(endpoint), HostMetrics::detached());
+    let minter = Minter::of_imds(Imds::new(endpoint), HostMetrics::detached());
     TokenCache::new(minter, Policy::default())
 }
 
 fn key() -> MintKey {
     let resource = "https://vault.azure.net".parse().unwrap();
-    MintKey::new(&assigned("db", Some(CLIENT)), resource).unwrap()
+    MintKey::new(&assigned("db", Some(CLIENT)), resource, None).unwrap()
 }
 
 /// The outcome of one request, and the service that was asked.
@@ -95,7 +95,7 @@ async fn a_redirect_is_not_followed() {
     let redirecting =
         imds(move |_| (StatusCode::FOUND, [(header::LOCATION, location.clone())]).into_response())
             .await;
-    let minter = Minter::new(Imds::new(&redirecting.endpoint), HostMetrics::detached());
+    let minter = Minter::of_imds(Imds::new(&redirecting.endpoint), HostMetrics::detached());
     match minter.fetch(key(), Call::default()).await {
         Err(FetchError::Transient {
             error: MintError::Imds(ImdsError::Unavailable(text)), ..
@@ -109,7 +109,8 @@ async fn a_redirect_is_not_followed() {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_is_an_outage() {
-    let minter = Minter::new(Imds::new(&format!("http://{}", nowhere())), HostMetrics::detached());
+    let minter =
+        Minter::of_imds(Imds::new(&format!("http://{}", nowhere())), HostMetrics::detached());
     let error = minter.fetch(key(), Call::default()).await.unwrap_err();
     assert!(matches!(error, FetchError::Transient { .. }), "{error:?}");
     assert_eq!(minter.patience(&error), OUTAGE);
@@ -124,11 +125,13 @@ async fn pods_with_one_identity_share_one_call() {
     elsewhere.pod.uid = "uid-2".to_owned();
     elsewhere.resource_id =
         Some(elsewhere.resource_id.unwrap().as_str().to_uppercase().parse().unwrap());
-    let other_pod = MintKey::new(&elsewhere, "https://vault.azure.net".parse().unwrap()).unwrap();
+    let other_pod =
+        MintKey::new(&elsewhere, "https://vault.azure.net".parse().unwrap(), None).unwrap();
     cache.get(&key()).await.unwrap();
     cache.get(&other_pod).await.unwrap();
     assert_eq!(imds.count(), 1);
-    let other_resource = MintKey::new(&elsewhere, "https://vault.azure.net/".parse().unwrap());
+    let other_resource =
+        MintKey::new(&elsewhere, "https://vault.azure.net/".parse().unwrap(), None);
     cache.get(&other_resource.unwrap()).await.unwrap();
     assert_eq!(imds.count(), 2, "the resource is taken literally");
 }

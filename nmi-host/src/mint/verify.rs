@@ -3,7 +3,7 @@
 //! Pure. The claims are read, not verified: they come from Azure over the VM's own wire or over
 //! TLS, and what is guarded against is a mix-up of identities, not a forger.
 
-use api::{Guid, IdentityId};
+use api::{Guid, IdentityId, Tenant};
 use serde::Deserialize;
 
 use crate::jwt;
@@ -118,7 +118,7 @@ pub(crate) fn verify(
 pub(crate) fn verify_principal(
     token: &str,
     client_id: &Guid,
-    tenant: &str,
+    tenant: &Tenant,
 ) -> Result<Verified, WrongToken> {
     let Some(claims) = jwt::claims::<Claims>(token) else {
         return Ok(Verified::of(client_id, None));
@@ -135,7 +135,7 @@ pub(crate) fn verify_principal(
     if said.iter().any(|text| !is(text, client_id)) {
         return Err(WrongToken::OtherIdentity);
     }
-    if let Ok(tenant) = tenant.parse::<Guid>()
+    if let Some(tenant) = tenant.id()
         && !claims.tid.as_ref().is_some_and(|text| is(text, &tenant))
     {
         return Err(WrongToken::OtherTenant);
@@ -273,9 +273,13 @@ mod tests {
         ];
         let mine: Guid = MINE.parse().unwrap();
         for (claims, tenant, expected) in cases {
-            let checked = verify_principal(&unsigned(&claims), &mine, tenant).map(drop);
+            let checked =
+                verify_principal(&unsigned(&claims), &mine, &tenant.parse().unwrap()).map(drop);
             assert_eq!(checked, expected, "{claims} {tenant}");
         }
-        assert_eq!(verify_principal("opaque", &mine, TENANT).unwrap().client_id, mine);
+        assert_eq!(
+            verify_principal("opaque", &mine, &TENANT.parse().unwrap()).unwrap().client_id,
+            mine
+        );
     }
 }

@@ -76,7 +76,8 @@ impl SidecarApi {
             .map_err(|error| bad(format!("the identity cannot be read: {error}")))?;
         let resource: Resource =
             request.resource.parse().map_err(|error| bad(format!("{error}")))?;
-        self.broker.token(caller, &Ask { resource, selector, patience: PATIENCE }).await
+        let ask = Ask { resource, selector, patience: PATIENCE, assertion: request.assertion };
+        self.broker.token(caller, &ask).await
     }
 
     fn answer<T: Serialize>(

@@ -1,4 +1,4 @@
-//! What a Secret must hold, and the library's credential for it.
+//! What a Secret must hold, and the library's credential for it or for an assertion.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,12 +13,14 @@ use azure_identity::{
 use super::certificate::{Assertion, Certificate, UnpackError, Unpacker};
 use super::entra::EntraError;
 use super::secrets::SecretData;
-use super::{Principal, Proof};
+use super::{Proof, Question};
+use crate::mint::federation::Shown;
 
 /// An application's credential.
 pub(super) enum Credential {
     Secret(Secret),
     Certificate(Arc<Certificate>),
+    Assertion(Shown),
 }
 
 /// Why a Secret holds no credential.
@@ -59,31 +61,32 @@ impl BadCredential {
 // === impl Credential ===
 
 impl Credential {
-    /// Reads the credential that an identity of this kind needs.
+    /// Reads the credential that an identity with this proof has in a Secret.
     pub(super) async fn read(
-        proof: Proof,
+        proof: &Proof,
         data: &SecretData,
         unpacker: &Unpacker,
     ) -> Result<Self, BadCredential> {
         match proof {
-            Proof::Secret => Ok(Self::Secret(Secret::new(client_secret(data)?.to_owned()))),
-            Proof::Certificate => {
+            Proof::Secret(_) => Ok(Self::Secret(Secret::new(client_secret(data)?.to_owned()))),
+            Proof::Certificate(_) => {
                 let (file, password) = certificate(data)?;
                 let certificate = unpacker.unpack(file, password).await?;
                 Ok(Self::Certificate(Arc::new(certificate)))
             }
+            Proof::Assertion { .. } => Err(BadCredential::Malformed),
         }
     }
 
     /// The library's credential. It is used once: the token cache is ours, and so are retries.
     pub(super) fn for_library(
         &self,
-        principal: &Principal,
-        authority: &str,
+        question: &Question<'_>,
         transport: &Transport,
     ) -> Result<Arc<dyn TokenCredential>, BadCredential> {
+        let Question { principal, tenant, authority, .. } = question;
         let client_options = azure_http::client_options(authority, transport, RetryOptions::none());
-        let (tenant, client_id) = (principal.tenant.clone(), principal.client_id.to_string());
+        let (tenant, client_id) = (tenant.to_string(), principal.client_id.to_string());
         // The library's words may quote what it was given.
         let malformed = |_: azure_core::Error| BadCredential::Malformed;
         Ok(match self {
@@ -99,13 +102,19 @@ impl Credential {
                 ClientAssertionCredential::new(tenant, client_id, assertion, options)
                     .map_err(malformed)?
             }
+            Self::Assertion(shown) => {
+                let options = Some(ClientAssertionCredentialOptions { client_options });
+                ClientAssertionCredential::new(tenant, client_id, shown.clone(), options)
+                    .map_err(malformed)?
+            }
         })
     }
 
-    /// The error without the client secret, should an answer ever repeat it.
+    /// The error without client secret and assertion, should an answer ever repeat them.
     pub(super) fn hidden_in(&self, error: EntraError) -> EntraError {
         match self {
             Self::Secret(secret) => error.without(secret.secret()),
+            Self::Assertion(shown) => error.without(shown.assertion.secret()),
             Self::Certificate(_) => error,
         }
     }
@@ -116,6 +125,7 @@ impl fmt::Debug for Credential {
         f.write_str(match self {
             Self::Secret(_) => "Secret",
             Self::Certificate(_) => "Certificate",
+            Self::Assertion(_) => "Assertion",
         })
     }
 }

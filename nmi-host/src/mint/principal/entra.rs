@@ -76,6 +76,19 @@ impl EntraError {
         }
     }
 
+    /// Whether it is the application's credential that was refused.
+    pub(crate) fn is_about_the_credential(&self) -> bool {
+        matches!(self, Self::Refused { credential: true, .. })
+    }
+
+    /// The words of a refusal.
+    pub(crate) fn words(&self) -> &str {
+        match self {
+            Self::Refused { text, .. } => text,
+            Self::Throttled(_) | Self::Unavailable(_) => "",
+        }
+    }
+
     /// The same without what must not be repeated, should Entra ever repeat it.
     pub(crate) fn without(self, secret: &str) -> Self {
         match self {

@@ -5,73 +5,28 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::cloud::{Cloud, CloudName, CustomEndpoints};
 use api::node_api::{NodeError, NodeErrorCode};
-use axum::Router;
-use axum::body::Bytes;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{Request, StatusCode, Uri, header};
+use http::{Request, StatusCode, header};
 use kube::client::Body;
 use parking_lot::Mutex;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
-use runtime::{ServingCert, Shutdown};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use super::certificate::testing::file as certificate_file;
+use super::testing::{Entra, Form, TENANT, entra, entra_by_path, refusal, token, token_with};
 use super::*;
 use crate::assigned::AssignedView;
 use crate::assigned::testing::application;
 use crate::jwt;
-use crate::jwt::testing::unsigned;
 use crate::metrics::HostMetrics;
 use crate::mint::{Imds, MintError, MintKey, Minter};
-use crate::serve::{Limits, Server};
 use crate::testing::{CLIENT, nowhere};
 use token_cache::{Call, FetchError, Source};
 
-const TENANT: &str = "10000000-0000-0000-0000-00000000000a";
 const GOOD: &str = "p4ss/w0rd+";
-
-type Form = HashMap<String, String>;
-
-/// An Entra that remembers what it was asked.
-struct Entra {
-    authority: String,
-    ca: tempfile::NamedTempFile,
-    asked: Arc<Mutex<Vec<(String, Form)>>>,
-}
-
-async fn entra(answer: impl Fn(&Form) -> Response + Clone + Send + Sync + 'static) -> Entra {
-    runtime::crypto::install_provider();
-    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let serving = ServingCert::default();
-    serving.set(own.cert.pem().as_bytes(), own.signing_key.serialize_pem().as_bytes()).unwrap();
-    let ca = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(ca.path(), own.cert.pem()).unwrap();
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = asked.clone();
-    let router = Router::new().fallback(move |uri: Uri, body: Bytes| {
-        let form: Form = form_urlencoded::parse(&body).into_owned().collect();
-        let response = answer(&form);
-        seen.lock().push((uri.path().to_owned(), form));
-        async move { response }
-    });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let authority = format!("https://{}", listener.local_addr().unwrap());
-    let server = Server {
-        listener,
-        tls: Some(TlsAcceptor::from(Arc::new(serving.server_config()))),
-        router,
-        limits: Limits { connections: 100, per_peer: 100 },
-        metrics: HostMetrics::detached(),
-    };
-    tokio::spawn(server.run(Shutdown::default()));
-    Entra { authority, ca, asked }
-}
 
 /// What a test's API server holds: resource versions and data, by path.
 #[derive(Clone, Default)]
@@ -117,26 +72,20 @@ impl Stored {
 }
 
 fn minter(stored: &Stored, entra: &Entra) -> Minter {
-    let endpoints = CustomEndpoints {
-        authority_host: Some(entra.authority.clone()),
-        resource_manager: Some("https://arm.example".to_owned()),
-        resource_manager_audience: None,
-    };
-    let cloud = Cloud::new(CloudName::Custom, endpoints).unwrap();
-    let transport = azure_http::transport(Some(entra.ca.path())).unwrap();
-    let principals = Principals::new(stored.client(), Authorities::new(&cloud, []), transport);
-    imds_only().with_principals(principals.unpacking_here())
+    let principals = entra.principals(None).reading_secrets(stored.client()).unpacking_here();
+    minter_of(principals)
 }
 
-fn imds_only() -> Minter {
-    Minter::new(Imds::new(&format!("http://{}", nowhere())), HostMetrics::detached())
+fn minter_of(principals: Principals) -> Minter {
+    let imds = Imds::new(&format!("http://{}", nowhere()));
+    Minter::new(imds, principals, HostMetrics::detached())
 }
 
 /// An identity of `team` with the Secret `s`.
 fn view(kind: api::IdentityType) -> AssignedView {
     let mut view = application("s", CLIENT);
     view.kind = kind;
-    view.application.as_mut().unwrap().tenant = TENANT.to_owned();
+    view.application.as_mut().unwrap().tenant = TENANT.parse().unwrap();
     view
 }
 
@@ -149,7 +98,7 @@ fn with_certificate() -> AssignedView {
 }
 
 async fn fetch(minter: &Minter, view: &AssignedView) -> Result<String, MintError> {
-    let key = MintKey::new(view, "https://vault.azure.net/".parse().unwrap()).unwrap();
+    let key = MintKey::new(view, "https://vault.azure.net/".parse().unwrap(), None).unwrap();
     match minter.fetch(key, Call::default()).await {
         Ok(fetched) => {
             assert!(fetched.lifetime > Duration::from_secs(3000), "{:?}", fetched.lifetime);
@@ -158,18 +107,6 @@ async fn fetch(minter: &Minter, view: &AssignedView) -> Result<String, MintError
         Err(FetchError::Refused(error) | FetchError::Transient { error, .. }) => Err(error),
         Err(FetchError::Revoked(error)) => panic!("{error}"),
     }
-}
-
-fn token(client_id: &str, tenant: &str) -> Response {
-    let claims = json!({"aud": "r", "appid": client_id, "tid": tenant, "nbf": 7});
-    let body =
-        json!({"token_type": "Bearer", "expires_in": 3600, "access_token": unsigned(&claims)});
-    axum::Json(body).into_response()
-}
-
-fn refusal(status: u16, error: &str, description: &str) -> Response {
-    let body = json!({"error": error, "error_description": description, "error_codes": [1]});
-    (StatusCode::from_u16(status).unwrap(), axum::Json(body)).into_response()
 }
 
 /// Takes the good secret only.
@@ -288,7 +225,10 @@ async fn no_credential_leaves_for_an_endpoint_that_nobody_vouched_for() {
 
 #[tokio::test]
 async fn without_the_admins_word_nothing_is_read_and_the_remedy_is_named() {
-    let error = NodeError::from(fetch(&imds_only(), &with_secret()).await.unwrap_err());
+    let entra = entra(by_secret).await;
+    let error = NodeError::from(
+        fetch(&minter_of(entra.principals(None)), &with_secret()).await.unwrap_err(),
+    );
     assert_eq!(error.code, NodeErrorCode::Refused);
     assert!(error.message.contains("nmiHost.allowAccessToSecrets"), "{}", error.message);
 }
@@ -388,4 +328,70 @@ async fn a_secret_that_holds_no_credential_is_refused_with_the_reason() {
         );
     }
     assert_eq!(entra.asked.lock().len(), 0);
+}
+
+const SECOND: &str = "20000000-0000-0000-0000-00000000000a";
+const THIRD: &str = "30000000-0000-0000-0000-00000000000a";
+
+/// A type 1 identity with two further tenants.
+fn with_auxiliary() -> AssignedView {
+    let mut view = with_secret();
+    view.application.as_mut().unwrap().auxiliary =
+        [SECOND, THIRD].map(|tenant| tenant.parse().unwrap()).into();
+    view
+}
+
+/// One that answers by the path, which names the tenant.
+async fn entra_of_tenants(answer: fn(&str) -> Response) -> Entra {
+    entra_by_path(move |path, _| answer(path.split('/').nth(1).unwrap_or_default())).await
+}
+
+#[tokio::test]
+async fn every_tenant_of_an_application_issues_a_token() {
+    let entra = entra_of_tenants(|tenant| {
+        let seconds = if tenant == SECOND { 3300 } else { 3600 };
+        token_with(&json!({"aud": "r", "appid": CLIENT, "tid": tenant, "nbf": 7}), seconds)
+    })
+    .await;
+    let stored = Stored::default();
+    stored.put("team", "s", &[("clientSecret", GOOD.as_bytes())]);
+    let key = MintKey::new(&with_auxiliary(), "r".parse().unwrap(), None).unwrap();
+    let fetched = minter(&stored, &entra).fetch(key, Call::default()).await.unwrap();
+    let tenant = |token: &str| jwt::claims::<Value>(token).unwrap()["tid"].clone();
+    assert_eq!(tenant(&fetched.value.secret), TENANT);
+    let auxiliary = &fetched.value.auxiliary;
+    let tenants: Vec<Value> = auxiliary.iter().map(|token| tenant(&token.access_token)).collect();
+    assert_eq!(tenants, [SECOND, THIRD], "in the order of the list");
+    assert!(fetched.lifetime <= Duration::from_secs(3300), "the earliest end is that of the whole");
+    assert!(fetched.lifetime > Duration::from_secs(3200));
+    assert_eq!(fetched.value.expires_on, auxiliary[0].expires_on);
+    assert!(auxiliary[1].expires_on > auxiliary[0].expires_on);
+    assert_eq!((entra.count(), stored.reads()), (3, 1), "the Secret is read once");
+    assert!(!format!("{:?}", fetched.value).contains(&fetched.value.secret));
+}
+
+#[tokio::test]
+async fn a_tenant_that_refuses_is_named() {
+    let other = "00000000-0000-0000-0000-00000000000b";
+    let entra = entra_by_path(move |path, _| match path.contains(THIRD) {
+        true => refusal(400, "unauthorized_client", "AADSTS700016: not found in the directory"),
+        false => token(CLIENT, path.split('/').nth(1).unwrap_or_default()),
+    })
+    .await;
+    let stored = Stored::default();
+    stored.put("team", "s", &[("clientSecret", GOOD.as_bytes())]);
+    let error = fetch(&minter(&stored, &entra), &with_auxiliary()).await.unwrap_err();
+    let error = NodeError::from(error);
+    assert_eq!(error.code, NodeErrorCode::Refused);
+    let expected = format!("spec.auxiliaryTenantIDs, tenant {THIRD}: Entra refused: AADSTS700016");
+    assert!(error.message.starts_with(&expected), "{}", error.message);
+
+    let mixed = entra_by_path(move |path, _| match path.contains(SECOND) {
+        true => token(other, SECOND),
+        false => token(CLIENT, path.split('/').nth(1).unwrap_or_default()),
+    })
+    .await;
+    let error = fetch(&minter(&stored, &mixed), &with_auxiliary()).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(SECOND) && text.contains("another identity's token"), "{text}");
 }
