@@ -21,7 +21,7 @@ const CASES: [(&str, &[&str]); 4] = [
         &[
             "--set=cloud.name=Custom,cloud.authorityHost=https://login.example",
             "--set=cloud.resourceManager=https://arm.example",
-            "--set=cloud.caBundle=PEM",
+            "--set=cloud.caBundle=PEM,azure.federationAudience=api://stack",
             "--set=azure.credential=servicePrincipal,azure.existingSecret=sp",
             "--set=azure.clientID=00000000-0000-0000-0000-000000000001,azure.tenantID=contoso",
             "--set=nmiHost.allowAccessToSecrets=true",
@@ -34,6 +34,7 @@ const CASES: [(&str, &[&str]); 4] = [
         &[
             "--set=webhook.replicas=1,controller.replicas=1",
             "--set=nmiHost.nodeGuard=false,nmiHost.hostEndpoint=false,userFacingRoles=true",
+            "--set=nmiHost.federatedToken=false,cloud.name=AzureChinaCloud",
             "--set=azure.credential=workloadIdentity,azure.tenantID=contoso",
             "--set=azure.clientID=00000000-0000-0000-0000-000000000001",
         ],
@@ -41,7 +42,7 @@ const CASES: [(&str, &[&str]); 4] = [
 ];
 
 /// Values that must not get as far as a cluster, and what the person is told.
-const REFUSED: [(&[&str], &str); 9] = [
+const REFUSED: [(&[&str], &str); 10] = [
     (&["--set=image.registry="], "image.registry is empty"),
     (&["--set=webhook.replica=3"], "replica"),
     (&["--set=forceNamespaced=yes"], "forceNamespaced"),
@@ -51,6 +52,7 @@ const REFUSED: [(&[&str], &str); 9] = [
     (&["--set=azure.clientID=kubelet"], "clientID"),
     (&["--set=nmiHost.allowAccessToSecrets=yes"], "allowAccessToSecrets"),
     (&["--set=nmiHost.allowedAuthorityHosts={https://x}"], "allowedAuthorityHosts"),
+    (&["--set=azure.federationAudience=a b"], "federationAudience"),
 ];
 
 async fn helm(args: &[&str]) -> Output {

@@ -74,6 +74,13 @@ topologySpreadConstraints:
       matchLabels: {{- include "pis.selector" . | nindent 8 }}
 {{- end -}}
 
+{{/* Audience of the tokens that Entra takes for federated identities. */}}
+{{- define "pis.federationAudience" -}}
+{{- $ofCloud := dict "AzureUSGovernmentCloud" "USGov" "AzureChinaCloud" "China" -}}
+{{- $default := printf "api://AzureADTokenExchange%s" (get $ofCloud .Values.cloud.name) -}}
+{{- .Values.azure.federationAudience | default $default -}}
+{{- end -}}
+
 {{/* Where Azure is. */}}
 {{- define "pis.cloudArgs" -}}
 {{- /* azure.json names its cloud itself. */}}
