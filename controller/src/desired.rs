@@ -1,24 +1,24 @@
-//! Which pods should hold which identities, and why some pods hold fewer than their label asks for.
+//! Which identities a pod should hold, and why it may hold fewer than its label asks for.
 //!
 //! Pure. Whether an identity can be used yet is `verdict`'s question.
-
-use std::collections::HashMap;
 
 use api::crd::{IdentityProblem, assigned_name};
 use api::host::HostError;
 use api::matching::{Match, Scope, matches};
 use api::{AzureIdentity, AzureIdentityBinding, Host, IdentityId};
 
-use crate::snapshot::{Index, key};
+use crate::cluster::{Cluster, named_by};
+use crate::snapshot::{ObjectKey, key};
 use crate::watch::{BoundPod, name, namespace, uid};
 
-/// What should be.
+/// What one pod should hold.
 #[derive(Default)]
 pub(crate) struct Desired<'a> {
     pub(crate) assignments: Vec<Assignment<'a>>,
-    pub(crate) problems: Vec<(&'a BoundPod, PodProblem<'a>)>,
-    /// Pods that each binding selects, by the binding's namespace and name.
-    pub(crate) selected: HashMap<(&'a str, &'a str), Selected>,
+    pub(crate) problems: Vec<PodProblem<'a>>,
+    /// The bindings that select the pod, each with whether the pod may have its identity. Also
+    /// those that lose to another binding of the same identity.
+    pub(crate) selected: Vec<(&'a AzureIdentityBinding, bool)>,
 }
 
 /// One identity for one pod.
@@ -85,13 +85,38 @@ pub(crate) struct Selected {
     pub(crate) out_of_scope: usize,
 }
 
-/// Follows every pod's label. A pod holds identities from when it is scheduled until it is
-/// finished or gone.
-pub(crate) fn desired<'a>(index: &'a Index<'a>, scope: Scope) -> Desired<'a> {
+/// Follows a pod's label. A pod holds identities from when it is scheduled until it is finished or
+/// gone.
+pub(crate) fn desired<'a>(cluster: &'a Cluster, pod: &'a BoundPod, scope: Scope) -> Desired<'a> {
     let mut desired = Desired::default();
-    for pod in index.pods {
-        if !pod.label().is_empty() && !pod.node().is_empty() && !pod.is_finished() {
-            desired.add_pod(index, pod, scope);
+    if pod.label().is_empty() || pod.node().is_empty() || pod.is_finished() {
+        return desired;
+    }
+    let bindings: Vec<&AzureIdentityBinding> = cluster.bindings_for(pod.label()).collect();
+    if bindings.is_empty() {
+        desired.problems.push(PodProblem::NoBinding);
+        return desired;
+    }
+    for binding in &bindings {
+        let in_scope = cluster.identity(&named_by(binding)).is_none_or(|identity| {
+            api::matching::in_scope(&identity.object, namespace(&pod.metadata), scope)
+        });
+        desired.selected.push((binding, in_scope));
+    }
+    let find = |namespace: &str, name: &str| {
+        cluster.identity(&ObjectKey::new(namespace, name)).map(|identity| &*identity.object)
+    };
+    for found in matches(namespace(&pod.metadata), pod.label(), bindings, find, scope) {
+        match found {
+            Match::Identity { binding, identity } => {
+                desired.add_match(cluster, pod, binding, identity);
+            }
+            Match::MissingIdentity { binding } => {
+                desired.problems.push(PodProblem::MissingIdentity(binding));
+            }
+            Match::OutOfScope { binding, identity } => {
+                desired.problems.push(PodProblem::OutOfScope(binding, identity));
+            }
         }
     }
     desired
@@ -100,81 +125,40 @@ pub(crate) fn desired<'a>(index: &'a Index<'a>, scope: Scope) -> Desired<'a> {
 // === impl Desired ===
 
 impl<'a> Desired<'a> {
-    fn add_pod(&mut self, index: &'a Index<'a>, pod: &'a BoundPod, scope: Scope) {
-        let bindings = index.selectors.get(pod.label()).map_or(&[][..], Vec::as_slice);
-        if bindings.is_empty() {
-            self.problems.push((pod, PodProblem::NoBinding));
-            return;
-        }
-        self.count(index, pod, bindings, scope);
-        let find = |namespace: &str, name: &str| {
-            index.identities.get(&(namespace, name)).map(|identity| identity.object)
-        };
-        for found in
-            matches(namespace(&pod.metadata), pod.label(), bindings.iter().copied(), find, scope)
-        {
-            match found {
-                Match::Identity { binding, identity } => {
-                    self.add_match(index, pod, binding, identity);
-                }
-                Match::MissingIdentity { binding } => {
-                    self.problems.push((pod, PodProblem::MissingIdentity(binding)));
-                }
-                Match::OutOfScope { binding, identity } => {
-                    self.problems.push((pod, PodProblem::OutOfScope(binding, identity)));
-                }
-            }
-        }
-    }
-
     fn add_match(
         &mut self,
-        index: &'a Index<'a>,
+        cluster: &'a Cluster,
         pod: &'a BoundPod,
         binding: &'a AzureIdentityBinding,
         identity: &'a AzureIdentity,
     ) {
-        let Some(entry) = index.identities.get(&key(identity)) else { return };
+        let Some(entry) = cluster.identity(&ObjectKey::of(identity)) else { return };
         let place = match &entry.attach {
             Err(problem) => {
-                let problem = PodProblem::InvalidIdentity(identity, problem.clone());
-                self.problems.push((pod, problem));
+                self.problems.push(PodProblem::InvalidIdentity(identity, problem.clone()));
                 return;
             }
             Ok(None) => Place::Nowhere,
-            Ok(Some(id)) => place(index, pod.node(), id),
+            Ok(Some(id)) => place(cluster, pod.node(), id),
         };
         let (identity_ns, identity_name) = key(identity);
         let name =
             assigned_name(name(&pod.metadata), uid(&pod.metadata), identity_ns, identity_name);
         self.assignments.push(Assignment { name, pod, binding, identity, place });
     }
+}
 
-    /// Counts per binding, also those that lose to another binding of the same identity.
-    fn count(
-        &mut self,
-        index: &'a Index<'a>,
-        pod: &BoundPod,
-        bindings: &[&'a AzureIdentityBinding],
-        scope: Scope,
-    ) {
-        for binding in bindings {
-            let selected = self.selected.entry(key(*binding)).or_default();
-            let named = (namespace(&binding.metadata), binding.spec.identity_name());
-            let allowed = index.identities.get(&named).is_none_or(|identity| {
-                api::matching::in_scope(identity.object, namespace(&pod.metadata), scope)
-            });
-            if allowed {
-                selected.in_scope += 1;
-            } else {
-                selected.out_of_scope += 1;
-            }
-        }
+// === impl Assignment ===
+
+impl Assignment<'_> {
+    /// The key of its `AzureAssignedIdentity`.
+    pub(crate) fn key(&self) -> ObjectKey {
+        ObjectKey::new(namespace(&self.pod.metadata), &self.name)
     }
 }
 
-fn place<'a>(index: &'a Index<'a>, node: &str, identity: &'a IdentityId) -> Place<'a> {
-    match index.hosts.get(node) {
+fn place<'a>(cluster: &'a Cluster, node: &str, identity: &'a IdentityId) -> Place<'a> {
+    match cluster.host(node) {
         None => Place::Unknown(NodeProblem::Missing(node.to_owned())),
         Some(Ok(host)) => Place::Host { host, identity },
         Some(Err(source)) => {
@@ -190,27 +174,29 @@ mod tests {
     use crate::testing::{self, Edit, binding, identity, node, pod, snapshot};
 
     /// `pod -> identity @ host` of every assignment, `pod ! problem` of every problem.
-    fn outcome(snapshot: &Snapshot) -> Vec<String> {
-        let index = snapshot.index();
-        let desired = desired(&index, Scope::Cluster);
-        let assignments = desired.assignments.iter().map(|a| {
-            let place = match &a.place {
-                Place::Nowhere => "-".to_owned(),
-                Place::Host { host, .. } => host.id().name().to_owned(),
-                Place::Unknown(problem) => problem.to_string(),
-            };
-            format!("{} -> {} @ {place}", name(&a.pod.metadata), name(&a.identity.metadata))
-        });
-        let problems = desired.problems.iter().map(|(pod, problem)| {
-            let problem = match problem {
-                PodProblem::NoBinding => "no binding".to_owned(),
-                PodProblem::MissingIdentity(b) => format!("missing {}", b.spec.identity_name()),
-                PodProblem::OutOfScope(_, i) => format!("scope of {}", name(&i.metadata)),
-                PodProblem::InvalidIdentity(i, _) => format!("invalid {}", name(&i.metadata)),
-            };
-            format!("{} ! {problem}", name(&pod.metadata))
-        });
-        let mut all: Vec<String> = assignments.chain(problems).collect();
+    fn outcome(world: &Snapshot) -> Vec<String> {
+        let cluster = testing::cluster(world);
+        let mut all = Vec::new();
+        for pod in &world.pods {
+            let desired = desired(&cluster, pod, Scope::Cluster);
+            all.extend(desired.assignments.iter().map(|a| {
+                let place = match &a.place {
+                    Place::Nowhere => "-".to_owned(),
+                    Place::Host { host, .. } => host.id().name().to_owned(),
+                    Place::Unknown(problem) => problem.to_string(),
+                };
+                format!("{} -> {} @ {place}", name(&a.pod.metadata), name(&a.identity.metadata))
+            }));
+            all.extend(desired.problems.iter().map(|problem| {
+                let problem = match problem {
+                    PodProblem::NoBinding => "no binding".to_owned(),
+                    PodProblem::MissingIdentity(b) => format!("missing {}", b.spec.identity_name()),
+                    PodProblem::OutOfScope(_, i) => format!("scope of {}", name(&i.metadata)),
+                    PodProblem::InvalidIdentity(i, _) => format!("invalid {}", name(&i.metadata)),
+                };
+                format!("{} ! {problem}", name(&pod.metadata))
+            }));
+        }
         all.sort();
         all
     }
@@ -277,10 +263,12 @@ mod tests {
         world.identities = vec![identity("team", "db").into()];
         world.bindings = ["a", "b"].map(|name| binding("team", name, "db", "sel").into()).to_vec();
         world.pods = vec![pod("apps", "web", "sel", "n1").into()];
-        let index = world.index();
-        let desired = desired(&index, Scope::Cluster);
+        let cluster = testing::cluster(&world);
+        let desired = desired(&cluster, &world.pods[0], Scope::Cluster);
         assert_eq!(desired.assignments.len(), 1);
-        assert_eq!(desired.selected[&("team", "a")].in_scope, 1);
-        assert_eq!(desired.selected[&("team", "b")].in_scope, 1);
+        let mut selected: Vec<_> =
+            desired.selected.iter().map(|(b, in_scope)| (name(&b.metadata), *in_scope)).collect();
+        selected.sort_unstable();
+        assert_eq!(selected, [("a", true), ("b", true)]);
     }
 }

@@ -1,8 +1,8 @@
 //! The controller: which pods hold which identities, and what is attached to VMs and scale sets.
 //!
 //! ```text
-//! watch → snapshot → desired → plan → writes (AzureAssignedIdentity, conditions, events)
-//!                                  └→ host workers → ARM
+//! watch → cluster → desired, verdict → ledger → turns → plan → writes (AzureAssignedIdentity,
+//!                                        └→ host workers → ARM   conditions, events)
 //! ```
 //!
 //! Decisions are in `desired`, `verdict`, `plan`, `host::model`, `report` and `lease::claim`, and
@@ -13,11 +13,14 @@ mod args;
 mod azure;
 mod backoff;
 mod clock;
+mod cluster;
 mod compute;
 mod content;
 mod desired;
+mod feed;
 mod host;
 mod lease;
+mod ledger;
 mod metrics;
 mod overlay;
 mod plan;
@@ -29,6 +32,7 @@ mod simulation_tests;
 mod snapshot;
 #[cfg(test)]
 mod testing;
+mod turns;
 mod verdict;
 mod watch;
 mod writes;

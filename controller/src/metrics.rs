@@ -31,6 +31,8 @@ pub(crate) struct Term(ControllerMetrics);
 #[derive(Debug)]
 struct Families {
     reconcile: Histogram,
+    decided: Counter<u64, AtomicU64>,
+    assigned_after: Histogram,
     arm: Family<ArmLabels, Counter>,
     writes: Family<WriteLabels, Counter>,
     assignments: Family<StateLabels, Gauge>,
@@ -65,6 +67,12 @@ impl ControllerMetrics {
         let buckets = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
         let all = Families {
             reconcile: Histogram::new(buckets),
+            decided: Counter::default(),
+            // From an attached identity (one write) to a scale set that takes its time.
+            assigned_after: Histogram::new([
+                0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0,
+                600.0,
+            ]),
             arm: Family::default(),
             writes: Family::default(),
             assignments: Family::default(),
@@ -76,8 +84,18 @@ impl ControllerMetrics {
         metrics.register(|r| {
             r.register(
                 "reconcile_seconds",
-                "Time from a snapshot to its plan",
+                "Time to decide again what changes concern, a burst of them at a time",
                 all.reconcile.clone(),
+            );
+            r.register(
+                "pods_decided",
+                "Pods whose assignments were decided, again or for the first time",
+                all.decided.clone(),
+            );
+            r.register(
+                "assigned_after_seconds",
+                "Time from when the leader saw a scheduled pod to when its identity was assigned",
+                all.assigned_after.clone(),
             );
             r.register("arm_calls", "Calls to Azure Resource Manager by outcome", all.arm.clone());
             r.register("writes", "Writes to the API server by outcome", all.writes.clone());
@@ -102,9 +120,19 @@ impl ControllerMetrics {
         Self(Arc::new(all))
     }
 
-    /// A plan was made.
+    /// A cycle is over.
     pub(crate) fn reconciled(&self, took: Duration) {
         self.0.reconcile.observe(took.as_secs_f64());
+    }
+
+    /// So many pods were decided.
+    pub(crate) fn decided(&self, pods: usize) {
+        self.0.decided.inc_by(pods as u64);
+    }
+
+    /// A pod can use an identity, this long after the leader saw that it should.
+    pub(crate) fn assigned_after(&self, waited: Duration) {
+        self.0.assigned_after.observe(waited.as_secs_f64());
     }
 
     /// ARM was called.

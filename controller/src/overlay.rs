@@ -1,15 +1,15 @@
 //! What was written and the cache does not show yet. Without it every plan that follows a write
 //! within the watch's delay would write the same again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::AzureAssignedIdentity;
 use jiff::Timestamp;
 
-use crate::clock::since;
-use crate::snapshot::{ObjectKey, key};
+use crate::clock::{after, since};
+use crate::snapshot::ObjectKey;
 use crate::watch::uid;
 
 /// After this the cache is believed again, whatever it says.
@@ -17,7 +17,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The latest own writes.
 #[derive(Debug, Default)]
-pub(crate) struct Overlay(HashMap<ObjectKey, Written>);
+pub(crate) struct Overlay {
+    written: HashMap<ObjectKey, Written>,
+    /// In the order of their time.
+    order: VecDeque<(Timestamp, ObjectKey)>,
+}
 
 #[derive(Debug)]
 struct Written {
@@ -36,56 +40,58 @@ enum Outcome {
 
 impl Overlay {
     /// The object was written and reads so now.
-    pub(crate) fn written(&mut self, object: AzureAssignedIdentity, now: Timestamp) {
-        let (namespace, name) = key(&object);
-        let at = ObjectKey::new(namespace, name);
-        let outcome = Outcome::Present(Arc::new(object));
-        self.0.insert(at, Written { at: now, outcome });
+    pub(crate) fn written(&mut self, object: Arc<AzureAssignedIdentity>, now: Timestamp) {
+        self.remember(ObjectKey::of(&*object), Outcome::Present(object), now);
     }
 
     /// The object was deleted.
     pub(crate) fn deleted(&mut self, key: ObjectKey, uid: Option<String>, now: Timestamp) {
-        self.0.insert(key, Written { at: now, outcome: Outcome::Gone(uid) });
+        self.remember(key, Outcome::Gone(uid), now);
     }
 
     /// When the oldest write will not be remembered any more.
     pub(crate) fn expiry(&self) -> Option<Timestamp> {
-        let oldest = self.0.values().map(|written| written.at).min()?;
-        Some(crate::clock::after(oldest, PATIENCE))
+        self.order.front().map(|(at, _)| after(*at, PATIENCE))
     }
 
-    /// Puts the writes over what the cache holds, and forgets those that the cache shows.
+    /// Forgets writes that are too old, and names their objects: the cache has to be asked again.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> Vec<ObjectKey> {
+        let mut expired = Vec::new();
+        while let Some((at, key)) = self.order.pop_front() {
+            if since(now, at) < PATIENCE {
+                self.order.push_front((at, key));
+                break;
+            }
+            if self.written.get(&key).is_some_and(|written| written.at == at) {
+                self.written.remove(&key);
+                expired.push(key);
+            }
+        }
+        expired
+    }
+
+    /// What is to be believed of an object of which the cache holds this. A write that the cache
+    /// shows is forgotten.
     pub(crate) fn over(
         &mut self,
-        cached: Vec<Arc<AzureAssignedIdentity>>,
-        now: Timestamp,
-    ) -> Vec<Arc<AzureAssignedIdentity>> {
-        self.0.retain(|_, written| since(now, written.at) < PATIENCE);
-        if self.0.is_empty() {
-            return cached;
+        key: &ObjectKey,
+        cached: Option<Arc<AzureAssignedIdentity>>,
+    ) -> Option<Arc<AzureAssignedIdentity>> {
+        let Some(written) = self.written.get(key) else { return cached };
+        let seen = match &cached {
+            Some(cached) => written.outcome.is_seen_in(cached),
+            None => matches!(written.outcome, Outcome::Gone(_)),
+        };
+        if !seen {
+            return written.outcome.object();
         }
-        let mut unseen: HashMap<ObjectKey, Written> = std::mem::take(&mut self.0);
-        let mut merged = Vec::with_capacity(cached.len() + unseen.len());
-        for object in cached {
-            let (namespace, name) = key(&*object);
-            let at = ObjectKey::new(namespace, name);
-            match unseen.remove(&at) {
-                None => merged.push(object),
-                Some(written) if written.outcome.is_seen_in(&object) => merged.push(object),
-                Some(written) => {
-                    merged.extend(written.outcome.object());
-                    self.0.insert(at, written);
-                }
-            }
-        }
-        for (at, written) in unseen {
-            // A deletion that the cache shows needs no more remembering.
-            if let Some(object) = written.outcome.object() {
-                merged.push(object);
-                self.0.insert(at, written);
-            }
-        }
-        merged
+        self.written.remove(key);
+        cached
+    }
+
+    fn remember(&mut self, key: ObjectKey, outcome: Outcome, now: Timestamp) {
+        self.order.push_back((now, key.clone()));
+        self.written.insert(key, Written { at: now, outcome });
     }
 }
 
@@ -129,47 +135,48 @@ mod tests {
         object
     }
 
-    fn seen(objects: &[Arc<AzureAssignedIdentity>]) -> Vec<(String, u64)> {
-        objects
-            .iter()
-            .map(|object| (uid(&object.metadata).to_owned(), version(object).unwrap()))
-            .collect()
+    fn key() -> ObjectKey {
+        ObjectKey::new("apps", "web-1")
+    }
+
+    fn over(overlay: &mut Overlay, cached: Option<AzureAssignedIdentity>) -> Option<(String, u64)> {
+        let believed = overlay.over(&key(), cached.map(Arc::new))?;
+        Some((uid(&believed.metadata).to_owned(), version(&believed).unwrap()))
     }
 
     #[test]
     fn a_write_shows_until_the_cache_has_it() {
-        let now = Timestamp::UNIX_EPOCH;
         let mut overlay = Overlay::default();
-        overlay.written(object("u", 7), now);
-        assert_eq!(seen(&overlay.over(vec![], now)), [("u".to_owned(), 7)], "created");
-        let cached = vec![Arc::new(object("u", 5))];
-        assert_eq!(seen(&overlay.over(cached, now)), [("u".to_owned(), 7)], "older");
-        let cached = vec![Arc::new(object("u", 9))];
-        assert_eq!(seen(&overlay.over(cached, now)), [("u".to_owned(), 9)], "newer");
-        assert!(overlay.0.is_empty());
+        overlay.written(object("u", 7).into(), Timestamp::UNIX_EPOCH);
+        assert_eq!(over(&mut overlay, None), Some(("u".to_owned(), 7)), "created");
+        assert_eq!(over(&mut overlay, Some(object("u", 5))), Some(("u".to_owned(), 7)), "older");
+        assert_eq!(over(&mut overlay, Some(object("u", 9))), Some(("u".to_owned(), 9)), "newer");
+        assert!(overlay.written.is_empty());
+        assert_eq!(over(&mut overlay, None), None, "deleted by somebody else");
     }
 
     #[test]
     fn a_deletion_hides_the_object_but_not_its_successor() {
         let now = Timestamp::UNIX_EPOCH;
         let mut overlay = Overlay::default();
-        let at = ObjectKey::new("apps", "web-1");
-        overlay.deleted(at.clone(), Some("u".to_owned()), now);
-        assert!(overlay.over(vec![Arc::new(object("u", 5))], now).is_empty());
-        let successor = vec![Arc::new(object("v", 9))];
-        assert_eq!(seen(&overlay.over(successor, now)), [("v".to_owned(), 9)]);
-        overlay.deleted(at, Some("v".to_owned()), now);
-        assert!(overlay.over(vec![], now).is_empty());
-        assert!(overlay.0.is_empty(), "seen");
+        overlay.deleted(key(), Some("u".to_owned()), now);
+        assert_eq!(over(&mut overlay, Some(object("u", 5))), None);
+        assert_eq!(over(&mut overlay, Some(object("v", 9))), Some(("v".to_owned(), 9)));
+        overlay.deleted(key(), Some("v".to_owned()), now);
+        assert_eq!(over(&mut overlay, None), None);
+        assert!(overlay.written.is_empty(), "seen");
     }
 
     #[test]
     fn nothing_is_remembered_for_ever() {
         let now = Timestamp::UNIX_EPOCH;
+        let later = after(now, Duration::from_secs(1));
         let mut overlay = Overlay::default();
-        overlay.written(object("u", 7), now);
-        assert_eq!(overlay.expiry(), Some(crate::clock::after(now, PATIENCE)));
-        assert!(overlay.over(vec![], crate::clock::after(now, PATIENCE)).is_empty());
-        assert_eq!(overlay.expiry(), None);
+        overlay.written(object("u", 7).into(), now);
+        overlay.written(object("u", 8).into(), later);
+        assert_eq!(overlay.expiry(), Some(after(now, PATIENCE)));
+        assert!(overlay.expire(after(now, PATIENCE)).is_empty(), "written again since");
+        assert_eq!(overlay.expire(after(later, PATIENCE)), [key()]);
+        assert_eq!((overlay.expiry(), over(&mut overlay, None)), (None, None));
     }
 }

@@ -1,16 +1,17 @@
 //! Tables for plans.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::matching::Scope;
-use api::{AzureIdentity, AzureIdentityBinding};
+use api::{AzureIdentity, AzureIdentityBinding, Host};
 
 use super::*;
-use crate::desired::desired;
 use crate::host::HostView;
-use crate::snapshot::Snapshot;
-use crate::testing::{Edit, attached, binding, host, id, identity, node, pod, snapshot};
+use crate::snapshot::{Snapshot, key};
+use crate::testing::{Edit, Engine, attached, binding, host, id, identity, node, pod, snapshot};
 use crate::watch::BoundPod;
+
+type Views = HashMap<Host, Arc<HostView>>;
 
 fn world() -> Snapshot {
     let mut world = snapshot();
@@ -26,14 +27,16 @@ fn views(host_name: &str, names: &[&str]) -> Views {
     [(host(host_name), Arc::new(view))].into()
 }
 
-fn with_plan<T>(world: &Snapshot, views: &Views, look: impl FnOnce(Plan) -> T) -> T {
-    let index = world.index();
-    look(plan(&index, &desired(&index, Scope::Cluster), views, 100))
+fn engine(world: &Snapshot, views: &Views) -> Engine {
+    let mut engine = Engine::default();
+    views.iter().for_each(|(host, view)| engine.see(host, Some(view.clone())));
+    engine.follow(world);
+    engine
 }
 
 /// Writes the changes of a plan into the world.
 fn apply(world: &mut Snapshot, views: &Views) -> Vec<String> {
-    let changes = with_plan(world, views, |plan| plan.changes);
+    let changes = engine(world, views).changes();
     let mut said = Vec::new();
     for change in changes {
         let at = change.key();
@@ -96,7 +99,7 @@ fn whatever_ends_the_assignment_deletes_the_object() {
         apply(&mut world, &views("a", &["db"]));
         change(&mut world);
         assert_eq!(apply(&mut world, &views("a", &["db"])), ["delete"], "{case}");
-        assert!(with_plan(&world, &Views::new(), |plan| plan.needs).is_empty(), "{case}");
+        assert!(engine(&world, &Views::new()).ledger.needs().is_empty(), "{case}");
     }
 }
 
@@ -155,11 +158,11 @@ fn a_host_needs_an_identity_once_however_many_pods_use_it() {
         pod("y", "web-0", "sel", "n2").into(),
         pod("x", "web-1", "sel", "n3").into(),
     ];
-    let needs = with_plan(&world, &Views::new(), |plan| plan.needs);
+    let needs = engine(&world, &Views::new()).ledger.needs();
     let expected = [(host("a"), [id("db")].into()), (host("b"), [id("db")].into())];
     assert_eq!(needs, expected.into());
     world.pods.remove(0);
-    let needs = with_plan(&world, &Views::new(), |plan| plan.needs);
+    let needs = engine(&world, &Views::new()).ledger.needs();
     assert!(needs.contains_key(&host("a")), "the pod of the same name still uses it");
 }
 
@@ -188,24 +191,16 @@ fn what_takes_rights_away_comes_first() {
 }
 
 #[test]
-fn more_than_the_limit_is_left_to_the_next_plan() {
-    let mut world = world();
-    world.pods = (0..5).map(|n| pod("apps", &format!("web-{n}"), "sel", "n1").into()).collect();
-    let index = world.index();
-    let desired = desired(&index, Scope::Cluster);
-    let first = plan(&index, &desired, &Views::new(), 3);
-    assert_eq!((first.changes.len(), first.more, first.verdicts.len()), (3, true, 5));
-}
-
-#[test]
 fn objects_of_another_controller_are_named_and_left_alone() {
     let mut world = world();
     let mut theirs = AzureAssignedIdentity::new("web-default-db", Default::default());
     theirs.metadata.namespace = Some("default".to_owned());
     theirs.metadata.finalizers = Some(vec!["azureassignedidentity".to_owned()]);
     world.assigned = vec![theirs.into()];
-    let (changes, foreign) = with_plan(&world, &Views::new(), |plan| (plan.changes, plan.foreign));
-    assert_eq!((changes, foreign), (vec![], vec![ObjectKey::new("default", "web-default-db")]));
+    let mut engine = Engine::default();
+    let settled = engine.follow(&world);
+    assert_eq!(settled.foreign, [ObjectKey::new("default", "web-default-db")]);
+    assert_eq!(engine.changes(), []);
 }
 
 #[test]
@@ -219,5 +214,5 @@ fn service_principals_are_assigned_without_any_host() {
     .unwrap();
     world.pods = vec![pod("apps", "web", "sel", "unknown-node").into()];
     assert_eq!(apply(&mut world, &Views::new()), ["create Assigned"]);
-    assert!(with_plan(&world, &Views::new(), |plan| plan.needs).is_empty());
+    assert!(engine(&world, &Views::new()).ledger.needs().is_empty());
 }

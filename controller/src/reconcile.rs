@@ -1,7 +1,8 @@
-//! The leader's loop: something changed → snapshot → plan → writes and host workers.
+//! The leader's loop: something changed → cluster → ledger → writes and host workers.
 //!
-//! Level-triggered: every cycle looks at everything and changes only what differs. The loop itself
-//! never waits for a write or for ARM.
+//! Only what a change concerns is decided again. What is decided is compared with what is stored
+//! and attached, never with what happened: an event that is missed is made up for by the next.
+//! The loop itself never waits for a write or for ARM.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,27 +13,33 @@ use jiff::Timestamp;
 use kube::Client;
 use tokio::time::Instant;
 
-use crate::clock::{Clock, after};
+use crate::clock::{Clock, after, since};
+use crate::cluster::Cluster;
 use crate::compute::Compute;
-use crate::desired::desired;
+use crate::feed::{feed, feed_assigned};
 use crate::host::{HostContext, HostPool, Records, WorkerPanicked};
 use crate::lease::Leadership;
+use crate::ledger::{Ledger, Settled};
 use crate::metrics::ControllerMetrics;
 use crate::overlay::Overlay;
-use crate::plan::{Change, Plan, plan};
-use crate::report::{Announcer, EventSender, Happening, Pace, Severity, Subject, notices, tally};
-use crate::snapshot::{ObjectKey, Snapshot};
-use crate::watch::{CacheEnded, Dirty, Stores};
+use crate::plan::{Change, Rank, change};
+use crate::report::{
+    Announcer, EventSender, Happening, Severity, Subject, binding_status, identity_status,
+};
+use crate::snapshot::ObjectKey;
+use crate::turns::{Target, Turns};
+use crate::watch::{CacheEnded, Dirty, Keys, Stores, Touched};
 use crate::writes::{Finished, Write, WritePanicked, Writes, Written};
 
-/// Writes that are built at a time: a burst is planned again long before the last would be made.
-const PLAN_LIMIT: usize = 256;
-/// A cycle that nothing asked for, in case that something was missed.
-const TICK: Duration = Duration::from_secs(60);
+/// Everything is decided again this often, in case that something was missed.
+const REVIEW: Duration = Duration::from_secs(600);
+/// What changes within this is decided at once: a burst comes as many events, one after the other.
+const MIN_REST: Duration = Duration::from_millis(5);
 /// After a cycle at least this many times its own duration passes before the next.
 const REST_FACTOR: u32 = 2;
-const MIN_REST: Duration = Duration::from_millis(2);
 const MAX_REST: Duration = Duration::from_secs(1);
+/// At most one write to the status of an identity or a binding within this time.
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why the leader had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +70,15 @@ pub(crate) struct Surroundings {
 pub(crate) struct Reconciler<C, R> {
     around: Surroundings,
     hosts: HostPool<C, R>,
+    cluster: Cluster,
+    ledger: Ledger,
+    turns: Turns,
     writes: Writes,
     overlay: Overlay,
-    pace: Pace,
     announcer: Announcer,
     /// Left behind by another controller, and said so.
     foreign: HashSet<ObjectKey>,
-    /// More was to be written than was planned.
-    more: bool,
+    review_at: Timestamp,
 }
 
 // === impl Reconciler ===
@@ -83,101 +91,186 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
         hosts: HostContext<C, R>,
     ) -> Self {
         let writes = Writes::new(around.client.clone(), leadership, around.metrics.clone());
+        let review_at = after(around.clock.now(), REVIEW);
         Self {
-            around,
             hosts: HostPool::new(hosts),
+            cluster: Cluster::default(),
+            ledger: Ledger::new(around.scope),
+            turns: Turns::default(),
             writes,
             overlay: Overlay::default(),
-            pace: Pace::default(),
             announcer: Announcer::default(),
             foreign: HashSet::new(),
-            more: false,
+            review_at,
+            around,
         }
     }
 
     /// Works until it is dropped.
     pub(crate) async fn run(mut self) -> Result<(), ReconcileError> {
         self.around.stores.complete().await?;
-        let dirty = self.around.dirty.clone();
+        let changes = self.around.dirty.listen();
         let clock = self.around.clock.clone();
-        let (mut due, mut rested, mut wake) = (true, Instant::now(), Instant::now());
+        let (mut due, mut rested) = (true, Instant::now());
         loop {
+            let wake = clock.instant(self.wake_at());
             tokio::select! {
-                () = dirty.rung(), if !due => due = true,
+                () = changes.rung(), if !due => due = true,
                 () = tokio::time::sleep_until(wake), if !due => due = true,
                 () = tokio::time::sleep_until(rested), if due => {
                     let started = Instant::now();
-                    wake = clock.instant(self.cycle());
+                    self.cycle(changes.take());
                     due = false;
                     let rest = started.elapsed() * REST_FACTOR;
                     rested = Instant::now() + rest.clamp(MIN_REST, MAX_REST);
                 }
-                finished = self.writes.finished(|| clock.now()) => {
-                    due |= self.on_finished(&finished?);
+                finished = self.writes.finished() => self.on_finished(&finished?),
+                ended = self.hosts.tend() => {
+                    let host = ended?;
+                    self.cluster.set_view(&host, self.hosts.view(&host));
+                    self.cluster.review_record(&host);
+                    due = true;
                 }
-                ended = self.hosts.tend() => ended?,
             }
         }
     }
 
-    /// Looks at everything once. Returns when to look again at the latest.
-    fn cycle(&mut self) -> Timestamp {
+    /// Decides again whatever is concerned by what was touched.
+    fn cycle(&mut self, mut touched: Touched) {
         let started = std::time::Instant::now();
         let now = self.around.clock.now();
-        let mut snapshot = Snapshot::take(&self.around.stores);
-        snapshot.assigned = self.overlay.over(snapshot.assigned, now);
-        let index = snapshot.index();
-        let desired = desired(&index, self.around.scope);
-        let views = self.hosts.views();
-        let plan = plan(&index, &desired, &views, PLAN_LIMIT);
-        let tallies = tally(&desired, &plan.verdicts);
-        self.around.metrics.assignments(tallies.assigned, tallies.waiting);
-        let (statuses, next_status) = self.pace.due(&index, &tallies, now);
-        let notices = notices(&index, &desired, &plan.verdicts);
-        let (happenings, next_notice) = self.announcer.due(notices, now);
+        if now >= self.review_at {
+            let hosts = std::mem::take(&mut touched.hosts);
+            touched = Touched { hosts, ..Touched::everything() };
+            self.cluster.review_all();
+            self.review_at = after(now, REVIEW);
+        }
+        let expired = self.overlay.expire(now);
+        if let Keys::Some(keys) = &mut touched.assigned {
+            keys.extend(expired);
+        }
+        for host in std::mem::take(&mut touched.hosts) {
+            self.cluster.set_view(&host, self.hosts.view(&host));
+        }
+        feed(&self.around.stores, touched, (&mut self.cluster, &mut self.overlay));
+        self.settle(now);
+        self.hosts.look_after_claims();
         self.around.metrics.reconciled(started.elapsed());
-
-        self.apply(plan, statuses, &snapshot, now);
-        happenings.into_iter().for_each(|happening| self.around.events.send(happening));
-        let times = [next_status, next_notice, self.overlay.expiry(), self.writes.retry_at(now)];
-        times.into_iter().flatten().fold(after(now, TICK), Timestamp::min)
     }
 
-    fn apply(&mut self, plan: Plan, statuses: Vec<Write>, snapshot: &Snapshot, now: Timestamp) {
-        self.hosts.set_needs(plan.needs, &snapshot.recorded_hosts());
+    /// When to look again at the latest.
+    fn wake_at(&self) -> Timestamp {
+        let times = [self.turns.wake_at(), self.announcer.next(), self.overlay.expiry()];
+        times.into_iter().flatten().fold(self.review_at, Timestamp::min)
+    }
+
+    fn settle(&mut self, now: Timestamp) {
+        let mut affected = self.cluster.take_affected();
+        let recorded = std::mem::take(&mut affected.recorded);
+        let decided = affected.pods.len();
+        let settled = self.ledger.settle(&self.cluster, affected, now);
+        for host in &settled.hosts {
+            self.hosts.need(host, self.ledger.need(host));
+        }
+        recorded.iter().for_each(|host| self.hosts.look_after(host));
+        self.take_turns(&settled);
+        settled.mended.iter().for_each(|notice| self.announcer.mended(notice, now));
+        settled.notices.into_iter().for_each(|notice| self.announcer.tell(notice, now));
+        for happening in self.announcer.due(now) {
+            self.around.events.send(happening);
+        }
+        self.report_foreign(settled.foreign);
+        self.fill(now);
+        let (assigned, waiting) = self.ledger.counts();
+        self.around.metrics.assignments(assigned, waiting);
+        self.around.metrics.decided(decided);
         self.around.metrics.hosts(self.hosts.len());
-        self.report_foreign(plan.foreign);
-        self.more = plan.more;
-        // Assignments first: statuses only tell of them.
-        let changes = plan.changes.into_iter().map(Write::Assigned);
-        self.writes.submit(changes.chain(statuses), now);
     }
 
-    /// Whether another cycle is due because of it.
-    fn on_finished(&mut self, finished: &Finished) -> bool {
+    fn take_turns(&mut self, settled: &Settled) {
+        for (at, rank) in &settled.due {
+            self.turns.want(Target::Assigned(at.clone()), *rank);
+        }
+        let mut bindings: HashSet<&ObjectKey> = settled.bindings.iter().collect();
+        for identity in &settled.identities {
+            self.turns.want(Target::Identity(identity.clone()), Some(Rank::Status));
+            // What is said of a binding depends on how its identity stands.
+            bindings.extend(self.cluster.bindings_of(identity));
+        }
+        for binding in bindings {
+            self.turns.want(Target::Binding(binding.clone()), Some(Rank::Status));
+        }
+    }
+
+    /// Starts as many writes as may be in flight. They are built here and not when they were found
+    /// to be due: in a burst much may have changed in between.
+    fn fill(&mut self, now: Timestamp) {
+        self.turns.wake(now);
+        while self.writes.has_room()
+            && let Some(target) = self.turns.next()
+        {
+            match self.write(&target, now) {
+                Some(write) => self.writes.start(write),
+                None => self.turns.finished(&target, Duration::ZERO, now),
+            }
+        }
+        self.around.metrics.pending_writes(self.turns.len());
+    }
+
+    fn write(&self, target: &Target, now: Timestamp) -> Option<Write> {
+        let (cluster, ledger) = (&self.cluster, &self.ledger);
+        match target {
+            Target::Assigned(at) => {
+                change(cluster, at, ledger.owner(at), self.around.scope).map(Write::Assigned)
+            }
+            Target::Identity(at) => {
+                let status = identity_status(cluster, ledger, at, now)?;
+                Some(Write::Identity(at.clone(), status))
+            }
+            Target::Binding(at) => {
+                let status = binding_status(cluster, ledger, at, now)?;
+                Some(Write::Binding(at.clone(), status))
+            }
+        }
+    }
+
+    fn on_finished(&mut self, finished: &Finished) {
         let now = self.around.clock.now();
         let target = finished.write.target();
+        let mut rest = Duration::ZERO;
         match (&finished.write, &finished.result) {
             (_, Ok(Written::Assigned(object))) => {
-                self.overlay.written((**object).clone(), now);
                 if let Some(object) = finished.newly_assigned() {
-                    self.around.events.send(assigned(object));
+                    self.announce(object, now);
                 }
+                self.overlay.written(object.clone(), now);
             }
             (Write::Assigned(Change::Delete { key, uid }), Ok(_)) => {
                 self.overlay.deleted(key.clone(), uid.clone(), now);
             }
-            // While it was in flight its object may have been passed over.
-            (_, Ok(_)) => {
-                self.pace.written(target, now);
-                return true;
-            }
-            (_, Err(error)) => {
-                tracing::debug!(?target, %error, "Cannot write");
-                return true;
-            }
+            (_, Ok(_)) => rest = STATUS_INTERVAL,
+            (_, Err(error)) => tracing::debug!(?target, %error, "Cannot write"),
         }
-        self.more && self.writes.is_drained()
+        match &finished.result {
+            Ok(_) => self.turns.finished(&target, rest, now),
+            Err(_) => self.turns.failed(&target, now),
+        }
+        match target {
+            Target::Assigned(at) => {
+                feed_assigned(&self.around.stores, &at, (&mut self.cluster, &mut self.overlay));
+                self.cluster.review(at);
+            }
+            // While it was in flight what is to be said may have changed.
+            status => self.turns.want(status, Some(Rank::Status)),
+        }
+        self.settle(now);
+    }
+
+    fn announce(&mut self, object: &AzureAssignedIdentity, now: Timestamp) {
+        self.around.events.send(assigned(object));
+        if let Some(begin) = self.ledger.waited_since(&ObjectKey::of(object)) {
+            self.around.metrics.assigned_after(since(now, begin));
+        }
     }
 
     /// Objects that aad-pod-identity left behind are nobody's to change here; said once.

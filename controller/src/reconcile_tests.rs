@@ -21,7 +21,7 @@ use crate::compute::{ArmError, HostIdentities, IdentityDelta};
 use crate::host::{Entries, HostSettings, Immutable, Record, RecordError};
 use crate::report::events;
 use crate::testing::{attached, binding, host, id, identity, node, pod};
-use crate::watch::{BoundPod, CloudNode};
+use crate::watch::{BoundPod, CloudNode, follow};
 
 const GET: Duration = Duration::from_millis(50);
 const PATCH: Duration = Duration::from_secs(2);
@@ -69,23 +69,21 @@ impl World {
     fn with_binding() -> Self {
         let world = Self::new();
         world.change(|state| {
-            state.nodes.apply_watcher_event(&Event::Apply(node("n1", "a")));
-            state.identities.apply_watcher_event(&Event::Apply(identity("team", "db")));
+            follow(&Event::Apply(node("n1", "a")), &mut state.nodes, &state.dirty);
+            follow(&Event::Apply(identity("team", "db")), &mut state.identities, &state.dirty);
             let binding = binding("team", "b", "db", "sel");
-            state.bindings.apply_watcher_event(&Event::Apply(binding));
+            follow(&Event::Apply(binding), &mut state.bindings, &state.dirty);
         });
         world
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.0.lock();
-        change(&mut state);
-        state.dirty.ring();
+        change(&mut self.0.lock());
     }
 
     fn add_pod(&self, name: &str) {
         let pod = pod("apps", name, "sel", "n1");
-        self.change(|state| state.pods.apply_watcher_event(&Event::Apply(pod)));
+        self.change(|state| follow(&Event::Apply(pod), &mut state.pods, &state.dirty));
     }
 
     /// The states of all assignments.
@@ -159,7 +157,7 @@ impl World {
 
     /// Stores what is written, and lets the caches follow.
     fn serve(&self, method: &Method, path: &str, sent: Value) -> (u16, Value) {
-        let mut state = self.0.lock();
+        let state = &mut *self.0.lock();
         let last = path.rsplit('/').next().unwrap_or_default();
         let kind = path.split('/').nth(6).unwrap_or_default();
         state.writes.push(format!("{method} {kind}"));
@@ -168,8 +166,7 @@ impl World {
         match (kind, method) {
             ("azureassignedidentities", &Method::DELETE) => {
                 let Some(object) = state.find(last) else { return (404, failure(404, "NotFound")) };
-                state.assigned.apply_watcher_event(&Event::Delete(object));
-                state.dirty.ring();
+                follow(&Event::Delete(object), &mut state.assigned, &state.dirty);
                 (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
             }
             ("azureassignedidentities", method) => {
@@ -185,22 +182,21 @@ impl World {
                 }
                 json["metadata"]["resourceVersion"] = version.into();
                 let object = serde_json::from_value(json.clone()).unwrap();
-                state.assigned.apply_watcher_event(&Event::Apply(object));
-                state.dirty.ring();
+                follow(&Event::Apply(object), &mut state.assigned, &state.dirty);
                 (200, json)
             }
             ("azureidentities", _) => {
                 let mut object = identity("team", "db");
                 object.status = serde_json::from_value(sent["status"].clone()).unwrap();
                 let json = serde_json::to_value(&object).unwrap();
-                state.identities.apply_watcher_event(&Event::Apply(object));
+                follow(&Event::Apply(object), &mut state.identities, &state.dirty);
                 (200, json)
             }
             ("azureidentitybindings", _) => {
                 let mut object = binding("team", "b", "db", "sel");
                 object.status = serde_json::from_value(sent["status"].clone()).unwrap();
                 let json = serde_json::to_value(&object).unwrap();
-                state.bindings.apply_watcher_event(&Event::Apply(object));
+                follow(&Event::Apply(object), &mut state.bindings, &state.dirty);
                 (200, json)
             }
             _ => (201, sent),
@@ -331,7 +327,7 @@ async fn a_deleted_binding_ends_the_assignment_at_once_and_the_attachment_later(
     world.add_pod("web");
     pass(Duration::from_secs(5)).await;
     let binding = binding("team", "b", "db", "sel");
-    world.change(|state| state.bindings.apply_watcher_event(&Event::Delete(binding)));
+    world.change(|state| follow(&Event::Delete(binding), &mut state.bindings, &state.dirty));
     pass(Duration::from_millis(20)).await;
     assert_eq!(world.states(), []);
     assert!(world.0.lock().arm[&host("a")].contains("db"), "it lingers");

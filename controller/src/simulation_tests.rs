@@ -1,7 +1,8 @@
 //! A cluster, its hosts and a controller in one value: random events, failures and crashes in any
 //! order, after which what is attached has to be what is needed.
 //!
-//! Uses the real decisions (`desired`, `plan`, `HostModel`) and a model of everything around them.
+//! Uses the real decisions (`ledger` and what it asks, `plan`, `HostModel`) and a model of everything
+//! around them. What is decided again after a change must be what would be decided from scratch.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,20 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::crd::{AzureIdentityAttachment, AzureIdentityAttachmentSpec};
-use api::matching::Scope;
 use api::{AssignedState, Host, IdentityId};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
 use crate::clock::{after, since};
 use crate::compute::{ArmError, IdentityDelta};
-use crate::desired::desired;
-use crate::host::{
-    Entries, HostModel, HostSettings, Immutable, Needs, Record, RecordError, Step, Views,
-};
-use crate::plan::{Change, plan};
+use crate::host::{Entries, HostModel, HostSettings, Immutable, Record, RecordError, Step};
+use crate::plan::Change;
 use crate::snapshot::{Snapshot, key};
-use crate::testing::{attached, binding, host, id, identity, node, pod};
+use crate::testing::{Engine, attached, binding, host, id, identity, node, pod};
 
 const LINGER: Duration = Duration::from_secs(300);
 const IDENTITIES: [&str; 4] = ["i0", "i1", "i2", "i3"];
@@ -118,7 +115,12 @@ struct World {
     record_fault: Option<bool>,
     write_fault: bool,
     models: BTreeMap<Host, HostModel>,
+    /// What the leader decided, change by change.
+    engine: Engine,
 }
+
+/// What each host's pods need.
+type Needs = BTreeMap<Host, BTreeSet<IdentityId>>;
 
 /// A VM or scale set as ARM knows it.
 #[derive(Default)]
@@ -141,6 +143,7 @@ impl World {
             record_fault: None,
             write_fault: false,
             models: BTreeMap::new(),
+            engine: Engine::default(),
         };
         (0..HOSTS.len()).for_each(|number| world.add_host(number));
         world
@@ -220,7 +223,10 @@ impl World {
             Op::FailArm { after_effect } => self.arm_fault = Some(after_effect),
             Op::FailRecord { after_effect } => self.record_fault = Some(after_effect),
             Op::FailWrite => self.write_fault = true,
-            Op::Crash => self.models.clear(),
+            Op::Crash => {
+                self.models.clear();
+                self.engine = Engine::default();
+            }
             Op::Advance(seconds) => self.now = after(self.now, Duration::from_secs(seconds)),
             Op::Work(steps) => (0..steps).for_each(|_| _ = self.work()),
             _ => unreachable!("handled by `happen`"),
@@ -267,23 +273,41 @@ impl World {
         (!busy).then_some(wake)
     }
 
-    fn views(&self) -> Views {
-        let view = |model: &HostModel| Arc::new(model.view());
-        self.models.iter().map(|(host, model)| (host.clone(), view(model))).collect()
+    /// Everything decided from scratch.
+    fn scratch(&self) -> Engine {
+        let mut engine = Engine::default();
+        self.show_hosts(&mut engine);
+        engine.follow(&self.cluster);
+        engine
+    }
+
+    fn show_hosts(&self, engine: &mut Engine) {
+        for name in HOSTS {
+            let view = self.models.get(&host(name)).map(|model| Arc::new(model.view()));
+            engine.see(&host(name), view);
+        }
     }
 
     fn needs(&self) -> Needs {
-        let index = self.cluster.index();
-        plan(&index, &desired(&index, Scope::Cluster), &self.views(), 1000).needs
+        self.scratch().ledger.needs()
+    }
+
+    /// Lets the leader decide what changed, and sees that it comes to what all of it comes to.
+    fn decide(&mut self) {
+        let mut engine = std::mem::take(&mut self.engine);
+        self.show_hosts(&mut engine);
+        engine.follow(&self.cluster);
+        let scratch = self.scratch();
+        assert_eq!(engine.ledger.decisions(), scratch.ledger.decisions());
+        assert_eq!(engine.changes(), scratch.changes());
+        self.engine = engine;
     }
 
     fn cycle(&mut self) -> Vec<Change> {
-        let (changes, needs, recorded) = {
-            let index = self.cluster.index();
-            let desired = desired(&index, Scope::Cluster);
-            let plan = plan(&index, &desired, &self.views(), 1000);
-            (plan.changes, plan.needs, self.cluster.recorded_hosts())
-        };
+        self.decide();
+        let changes = self.engine.changes();
+        let (needs, recorded) = (self.engine.ledger.needs(), self.records.keys().cloned());
+        let recorded: BTreeSet<Host> = recorded.collect();
         let settings = HostSettings {
             linger: LINGER,
             recheck: Duration::from_secs(180),
@@ -469,11 +493,8 @@ impl World {
         for host in self.records.keys() {
             assert!(self.hosts.contains_key(host), "the record of {host} outlived it");
         }
-        let wanted = {
-            let index = self.cluster.index();
-            desired(&index, Scope::Cluster).assignments.len()
-        };
-        assert_eq!(self.cluster.assigned.len(), wanted);
+        let (assigned, waiting) = self.scratch().ledger.counts();
+        assert_eq!((self.cluster.assigned.len(), 0), (assigned, waiting));
         for object in &self.cluster.assigned {
             assert_eq!(object.state(), AssignedState::Assigned, "{:?}", object.status);
         }
@@ -508,6 +529,7 @@ proptest! {
         let mut world = World::new();
         for op in ops {
             world.happen(op);
+            world.decide();
         }
         world.rest();
         world.check_rest();

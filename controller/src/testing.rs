@@ -1,16 +1,32 @@
 //! Objects and fakes that the tests of several modules use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use api::matching::Scope;
 use api::{
     AzureIdentity, AzureIdentityBinding, AzureIdentityBindingSpec, AzureIdentitySpec, Guid, Host,
     IdentityId, labels,
 };
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::cluster::Cluster;
 use crate::compute::{HostIdentities, IdentityDetails};
-use crate::snapshot::Snapshot;
-use crate::watch::{BoundPod, BoundPodSpec, BoundPodStatus, CloudNode, CloudNodeSpec};
+use crate::host::HostView;
+use crate::ledger::{Ledger, Settled};
+use crate::plan::{Change, change};
+use crate::snapshot::{ObjectKey, Snapshot};
+use crate::turns::{Target, Turns};
+use crate::watch::{BoundPod, BoundPodSpec, BoundPodStatus, Cached, CloudNode, CloudNodeSpec};
+
+/// A cluster and what was decided about it. It is told of what differs from before, no more.
+pub(crate) struct Engine {
+    pub(crate) cluster: Cluster,
+    pub(crate) ledger: Ledger,
+    pub(crate) turns: Turns,
+    seen: Snapshot,
+}
 
 /// A change of an object, in a table of cases.
 pub(crate) type Edit<'a, T> = &'a dyn Fn(&mut T);
@@ -116,5 +132,96 @@ pub(crate) fn attached<'a>(names: impl IntoIterator<Item = &'a str>) -> HostIden
         attached: names.into_iter().map(|name| (id(name), details(name))).collect(),
         system_assigned: false,
         provisioning_state: Some("Succeeded".to_owned()),
+    }
+}
+
+/// A cluster that was told of everything.
+pub(crate) fn cluster(world: &Snapshot) -> Cluster {
+    let mut engine = Engine::default();
+    engine.tell(world);
+    engine.cluster
+}
+
+// === impl Engine ===
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            cluster: Cluster::default(),
+            ledger: Ledger::new(Scope::Cluster),
+            turns: Turns::default(),
+            seen: Snapshot::default(),
+        }
+    }
+}
+
+impl Engine {
+    /// Tells of what differs, and decides what that concerns.
+    pub(crate) fn follow(&mut self, world: &Snapshot) -> Settled {
+        self.tell(world);
+        self.settle()
+    }
+
+    /// Says what is known of a host.
+    pub(crate) fn see(&mut self, host: &Host, view: Option<Arc<HostView>>) {
+        self.cluster.set_view(host, view);
+    }
+
+    /// Decides what is concerned by what was told.
+    pub(crate) fn settle(&mut self) -> Settled {
+        let affected = self.cluster.take_affected();
+        let settled = self.ledger.settle(&self.cluster, affected, Timestamp::UNIX_EPOCH);
+        for (at, rank) in &settled.due {
+            self.turns.want(Target::Assigned(at.clone()), *rank);
+        }
+        settled
+    }
+
+    /// The writes that are due, in their order.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        let wanted = self.turns.wanted().into_iter();
+        wanted.filter_map(|(_, target)| self.change(&target)).collect()
+    }
+
+    fn change(&self, target: &Target) -> Option<Change> {
+        let Target::Assigned(at) = target else { return None };
+        let change = change(&self.cluster, at, self.ledger.owner(at), Scope::Cluster);
+        assert!(change.is_some(), "{at} has its turn for nothing");
+        change
+    }
+
+    fn tell(&mut self, world: &Snapshot) {
+        let before = std::mem::replace(&mut self.seen, world.clone());
+        let cluster = &mut self.cluster;
+        differing(&before.pods, &world.pods, |at, now| cluster.set_pod(&at, now));
+        differing(&before.nodes, &world.nodes, |at, now| {
+            cluster.set_node(&at.name, now.as_deref());
+        });
+        differing(&before.identities, &world.identities, |at, now| cluster.set_identity(&at, now));
+        differing(&before.bindings, &world.bindings, |at, now| cluster.set_binding(&at, now));
+        differing(&before.assigned, &world.assigned, |at, now| cluster.set_assigned(&at, now));
+        differing(&before.attachments, &world.attachments, |at, now| {
+            cluster.set_record(&at, now.as_deref());
+        });
+    }
+}
+
+/// Calls `tell` for each object that is new, gone or another one.
+fn differing<K: Cached>(
+    before: &[Arc<K>],
+    now: &[Arc<K>],
+    mut tell: impl FnMut(ObjectKey, Option<Arc<K>>),
+) {
+    let by_key = |objects: &[Arc<K>]| -> BTreeMap<ObjectKey, Arc<K>> {
+        objects.iter().map(|object| (ObjectKey::of(&**object), object.clone())).collect()
+    };
+    let (before, mut now) = (by_key(before), by_key(now));
+    let keys: BTreeSet<ObjectKey> = before.keys().chain(now.keys()).cloned().collect();
+    for at in keys {
+        let (before, now) = (before.get(&at), now.remove(&at));
+        let same = matches!((before, &now), (Some(before), Some(now)) if Arc::ptr_eq(before, now));
+        if !same {
+            tell(at, now);
+        }
     }
 }

@@ -2,28 +2,24 @@
 //!
 //! Decides nothing: what cannot be written now comes back as an outcome, and the next plan sees.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::crd::{AzureIdentityBindingStatus, AzureIdentityStatus};
 use api::{AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding};
-use jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
-use crate::backoff::Backoff;
-use crate::clock::{after, since};
 use crate::lease::Leadership;
 use crate::metrics::ControllerMetrics;
 use crate::plan::Change;
 use crate::snapshot::ObjectKey;
+use crate::turns::Target;
+use crate::watch::Cached;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 32;
-/// A failure that is this long past counts no more.
-const FORGIVEN: Duration = Duration::from_secs(300);
-const FAILED: Backoff = Backoff::new(Duration::from_millis(500), 2, Duration::from_secs(60));
 
 /// One write.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,14 +30,6 @@ pub(crate) enum Write {
     Identity(ObjectKey, AzureIdentityStatus),
     /// To the status of an `AzureIdentityBinding`.
     Binding(ObjectKey, AzureIdentityBindingStatus),
-}
-
-/// The object that a write is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Target {
-    Assigned(ObjectKey),
-    Identity(ObjectKey),
-    Binding(ObjectKey),
 }
 
 /// What came of a write.
@@ -55,7 +43,7 @@ pub(crate) struct Finished {
 #[derive(Debug)]
 pub(crate) enum Written {
     /// The object as it is stored now.
-    Assigned(Box<AzureAssignedIdentity>),
+    Assigned(Arc<AzureAssignedIdentity>),
     /// No object.
     Deleted,
     /// A status.
@@ -84,15 +72,12 @@ pub(crate) enum WriteError {
 #[error("a write panicked")]
 pub(crate) struct WritePanicked;
 
-/// The writes in flight and those that wait. Dropping it cancels them.
+/// The writes in flight. Dropping it cancels them.
 pub(crate) struct Writes {
     client: Client,
     leadership: Leadership,
     metrics: ControllerMetrics,
-    queue: VecDeque<Write>,
     in_flight: JoinSet<Finished>,
-    busy: HashSet<Target>,
-    failed: HashMap<Target, (u32, Timestamp)>,
 }
 
 // === impl Finished ===
@@ -165,76 +150,32 @@ impl From<kube::Error> for WriteError {
 impl Writes {
     /// No writes yet.
     pub(crate) fn new(client: Client, leadership: Leadership, metrics: ControllerMetrics) -> Self {
-        Self {
-            client,
-            leadership,
-            metrics,
-            queue: VecDeque::new(),
-            in_flight: JoinSet::new(),
-            busy: HashSet::new(),
-            failed: HashMap::new(),
-        }
+        Self { client, leadership, metrics, in_flight: JoinSet::new() }
     }
 
-    /// Puts a new plan in place of what was still waiting. Objects that are being written, or
-    /// whose last write failed a moment ago, are left to a later plan.
-    pub(crate) fn submit(&mut self, writes: impl IntoIterator<Item = Write>, now: Timestamp) {
-        self.failed.retain(|_, (_, until)| since(now, *until) < FORGIVEN);
-        let free = |write: &Write| {
-            let target = write.target();
-            let held = self.failed.get(&target).is_some_and(|(_, until)| now < *until);
-            !held && !self.busy.contains(&target)
-        };
-        self.queue = writes.into_iter().filter(free).collect();
-        self.fill();
+    /// Whether another write may start.
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT
     }
 
-    /// Whether nothing is waiting; writes may still be in flight.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// When a write that failed may be tried again.
-    pub(crate) fn retry_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.failed.values().map(|(_, until)| *until).filter(|until| *until > now).min()
+    /// Starts a write.
+    pub(crate) fn start(&mut self, write: Write) {
+        let (client, leadership) = (self.client.clone(), self.leadership.clone());
+        self.in_flight.spawn(async move {
+            let result = execute(&client, &leadership, &write).await;
+            Finished { write, result }
+        });
     }
 
     /// The next outcome; never, while nothing is in flight.
-    pub(crate) async fn finished(
-        &mut self,
-        now: impl Fn() -> Timestamp,
-    ) -> Result<Finished, WritePanicked> {
+    pub(crate) async fn finished(&mut self) -> Result<Finished, WritePanicked> {
         let Some(joined) = self.in_flight.join_next().await else {
             return std::future::pending().await;
         };
         let finished = joined.map_err(|_| WritePanicked)?;
-        let target = finished.write.target();
-        self.busy.remove(&target);
-        match &finished.result {
-            Ok(_) => drop(self.failed.remove(&target)),
-            Err(_) => {
-                let count = self.failed.get(&target).map_or(0, |(count, _)| *count) + 1;
-                self.failed.insert(target, (count, after(now(), FAILED.delay(count))));
-            }
-        }
         let outcome = finished.result.as_ref().map_or_else(WriteError::name, |_| "ok");
         self.metrics.wrote(finished.write.name(), outcome);
-        self.fill();
         Ok(finished)
-    }
-
-    fn fill(&mut self) {
-        while self.in_flight.len() < IN_FLIGHT
-            && let Some(write) = self.queue.pop_front()
-        {
-            self.busy.insert(write.target());
-            let (client, leadership) = (self.client.clone(), self.leadership.clone());
-            self.in_flight.spawn(async move {
-                let result = execute(&client, &leadership, &write).await;
-                Finished { write, result }
-            });
-        }
-        self.metrics.pending_writes(self.queue.len() + self.in_flight.len());
     }
 }
 
@@ -269,7 +210,7 @@ async fn execute(
 async fn change_assigned(client: &Client, change: &Change) -> Result<Written, WriteError> {
     let key = change.key();
     let api: Api<AzureAssignedIdentity> = Api::namespaced(client.clone(), &key.namespace);
-    let stored = match change {
+    let mut stored = match change {
         Change::Create(object) => api.create(&PostParams::default(), object).await?,
         Change::Replace { object, .. } => {
             api.replace(&key.name, &PostParams::default(), object).await?
@@ -299,7 +240,8 @@ async fn change_assigned(client: &Client, change: &Change) -> Result<Written, Wr
             };
         }
     };
-    Ok(Written::Assigned(Box::new(stored)))
+    stored.trim();
+    Ok(Written::Assigned(Arc::new(stored)))
 }
 
 async fn patch_status<K>(

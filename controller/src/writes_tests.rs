@@ -79,9 +79,9 @@ async fn one(
     answer: Result<&AzureAssignedIdentity, (u16, &str)>,
 ) -> (Finished, (Method, String, serde_json::Value)) {
     let (mut writes, mut handle) = writes(Leadership::for_ever());
-    writes.submit([write], Timestamp::UNIX_EPOCH);
+    writes.start(write);
     let served = serve(&mut handle, answer).await;
-    let finished = writes.finished(|| Timestamp::UNIX_EPOCH).await.unwrap();
+    let finished = writes.finished().await.unwrap();
     (finished, served)
 }
 
@@ -132,52 +132,23 @@ async fn nothing_is_written_without_the_lease() {
     let (claim, leadership) = Leadership::until_revoked();
     let (mut writes, mut handle) = writes(leadership);
     claim.send_replace(None);
-    writes.submit([delete()], Timestamp::UNIX_EPOCH);
-    let finished = writes.finished(|| Timestamp::UNIX_EPOCH).await.unwrap();
+    writes.start(delete());
+    let finished = writes.finished().await.unwrap();
     assert!(matches!(finished.result, Err(WriteError::NotLeading)));
     let request = tokio::time::timeout(Duration::from_secs(1), handle.next_request()).await;
     assert!(request.is_err(), "no request was made");
 }
 
 #[tokio::test]
-async fn an_object_is_written_by_one_write_at_a_time() {
-    let (mut writes, mut handle) = writes(Leadership::for_ever());
-    let now = Timestamp::UNIX_EPOCH;
-    writes.submit([create(AssignedState::Created)], now);
-    writes.submit([delete()], now);
-    assert!(writes.is_drained(), "left to a later plan");
-    serve(&mut handle, Ok(&object(AssignedState::Created))).await;
-    writes.finished(|| now).await.unwrap();
-    writes.submit([delete()], now);
-    let (method, ..) = serve(&mut handle, Err((404, "NotFound"))).await;
-    assert_eq!(method, Method::DELETE);
-}
-
-#[tokio::test]
-async fn an_object_whose_write_failed_is_left_alone_for_a_moment() {
-    let (mut writes, mut handle) = writes(Leadership::for_ever());
-    let now = Timestamp::UNIX_EPOCH;
-    writes.submit([create(AssignedState::Created)], now);
-    serve(&mut handle, Err((403, "Forbidden"))).await;
-    writes.finished(|| now).await.unwrap();
-    writes.submit([create(AssignedState::Created)], now);
-    assert!(writes.in_flight.is_empty());
-    let retry = writes.retry_at(now).unwrap();
-    assert_eq!(retry, after(now, Duration::from_millis(500)));
-    writes.submit([create(AssignedState::Created)], retry);
-    assert_eq!(writes.in_flight.len(), 1);
-}
-
-#[tokio::test]
 async fn no_more_than_so_many_are_in_flight() {
-    let (mut writes, _handle) = writes(Leadership::for_ever());
-    let many = (0..100).map(|number| {
-        Write::Assigned(Change::Delete {
-            key: ObjectKey::new("apps", &format!("web-{number}")),
-            uid: None,
-        })
-    });
-    writes.submit(many, Timestamp::UNIX_EPOCH);
-    assert_eq!(writes.in_flight.len(), IN_FLIGHT);
-    assert!(!writes.is_drained());
+    let (mut writes, mut handle) = writes(Leadership::for_ever());
+    let mut started = 0;
+    while writes.has_room() {
+        writes.start(delete());
+        started += 1;
+    }
+    assert_eq!(started, IN_FLIGHT);
+    serve(&mut handle, Err((404, "NotFound"))).await;
+    writes.finished().await.unwrap();
+    assert!(writes.has_room());
 }

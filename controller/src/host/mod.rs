@@ -15,7 +15,7 @@ mod worker;
 #[cfg(test)]
 pub(crate) use model::{HostModel, Step};
 pub(crate) use model::{HostSettings, Immutable};
-pub(crate) use pool::{HostContext, HostPool, Needs, Views, WorkerPanicked};
+pub(crate) use pool::{HostContext, HostPool, WorkerPanicked};
 pub(crate) use record::{ApiRecords, Records};
 #[cfg(test)]
 pub(crate) use record::{Entries, Record, RecordError};

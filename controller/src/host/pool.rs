@@ -1,6 +1,6 @@
 //! One worker for every host that needs something or on which something is ours.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use api::{Host, IdentityId};
@@ -12,12 +12,6 @@ use super::view::HostView;
 pub(crate) use super::worker::HostContext;
 use super::worker::Worker;
 use crate::compute::Compute;
-
-/// What each host's pods need.
-pub(crate) type Needs = BTreeMap<Host, BTreeSet<IdentityId>>;
-
-/// What is known of each host that has a worker.
-pub(crate) type Views = HashMap<Host, Arc<HostView>>;
 
 /// A worker ended in a panic.
 #[derive(Debug, thiserror::Error)]
@@ -44,33 +38,39 @@ impl<C: Compute, R: Records> HostPool<C, R> {
         Self { context: Arc::new(context), handles: HashMap::new(), workers: JoinSet::new() }
     }
 
-    /// Says what every host needs; hosts that are not named need nothing any more.
-    pub(crate) fn set_needs(&mut self, mut needs: Needs, recorded: &BTreeSet<Host>) {
-        for (host, handle) in &self.handles {
-            let now = needs.remove(host).unwrap_or_default();
-            handle.needed.send_if_modified(|needed| {
-                let changed = *needed != now;
-                if changed {
-                    *needed = now;
-                }
-                changed
-            });
-        }
-        for (host, needed) in needs {
-            self.start(host, needed);
-        }
-        let claimed: Vec<Host> = self.context.claims.borrow().keys().cloned().collect();
-        for host in recorded.iter().chain(&claimed) {
-            if !self.handles.contains_key(host) {
-                self.start(host.clone(), BTreeSet::new());
+    /// Says what a host needs now.
+    pub(crate) fn need(&mut self, host: &Host, now: BTreeSet<IdentityId>) {
+        let Some(handle) = self.handles.get(host) else {
+            if !now.is_empty() {
+                self.start(host.clone(), now);
             }
+            return;
+        };
+        handle.needed.send_if_modified(|needed| {
+            let changed = *needed != now;
+            if changed {
+                *needed = now;
+            }
+            changed
+        });
+    }
+
+    /// Looks after a host of which something may be ours, even if it needs nothing.
+    pub(crate) fn look_after(&mut self, host: &Host) {
+        if !self.handles.contains_key(host) {
+            self.start(host.clone(), BTreeSet::new());
         }
     }
 
-    /// What is known of the hosts.
-    pub(crate) fn views(&self) -> Views {
-        let view = |handle: &Handle| handle.view.borrow().clone();
-        self.handles.iter().map(|(host, handle)| (host.clone(), view(handle))).collect()
+    /// Looks after the hosts on which something is claimed.
+    pub(crate) fn look_after_claims(&mut self) {
+        let claimed: Vec<Host> = self.context.claims.borrow().keys().cloned().collect();
+        claimed.iter().for_each(|host| self.look_after(host));
+    }
+
+    /// What is known of a host, if it has a worker.
+    pub(crate) fn view(&self, host: &Host) -> Option<Arc<HostView>> {
+        self.handles.get(host).map(|handle| handle.view.borrow().clone())
     }
 
     /// How many hosts have a worker.
@@ -78,8 +78,8 @@ impl<C: Compute, R: Records> HostPool<C, R> {
         self.handles.len()
     }
 
-    /// Waits for a worker to end, and starts another if its host needs one again.
-    pub(crate) async fn tend(&mut self) -> Result<(), WorkerPanicked> {
+    /// Waits for a worker to end, and starts another if its host needs one again. Returns the host.
+    pub(crate) async fn tend(&mut self) -> Result<Host, WorkerPanicked> {
         let Some(ended) = self.workers.join_next().await else {
             return std::future::pending().await;
         };
@@ -88,10 +88,10 @@ impl<C: Compute, R: Records> HostPool<C, R> {
             // It decided to end before it saw what was needed last.
             let needed = handle.needed.borrow().clone();
             if !needed.is_empty() && self.context.leadership.remaining().is_some() {
-                self.start(host, needed);
+                self.start(host.clone(), needed);
             }
         }
-        Ok(())
+        Ok(host)
     }
 
     fn start(&mut self, host: Host, needed: BTreeSet<IdentityId>) {

@@ -82,7 +82,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
             changed
         });
         if changed {
-            self.context.dirty.ring();
+            self.context.dirty.touch_host(&self.host);
         }
     }
 

@@ -186,13 +186,26 @@ fn needs<const N: usize>(
     [(host(host_name), names.iter().map(|name| id(name)).collect())].into()
 }
 
+/// Says what all hosts need: those that are not named need nothing any more.
+fn set_needs(
+    pool: &mut HostPool<World, World>,
+    needs: &BTreeMap<Host, BTreeSet<IdentityId>>,
+    recorded: &BTreeSet<Host>,
+) {
+    for host in ["a", "slow"].map(host).iter().chain(needs.keys()) {
+        pool.need(host, needs.get(host).cloned().unwrap_or_default());
+    }
+    recorded.iter().for_each(|host| pool.look_after(host));
+    pool.look_after_claims();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_claimed_becomes_ours_and_goes_when_nobody_needs_it() {
     let world = World::default();
     world.0.lock().attached.insert(host("a"), ["db", "queue", "theirs"].into());
     let (sender, claims) = watch::channel(Arc::default());
     let mut pool = HostPool::new(HostContext { claims, ..context(&world) });
-    pool.set_needs(needs("a", ["db", "theirs"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db", "theirs"]), &BTreeSet::new());
     soon().await;
     assert!(world.recorded("a").is_empty(), "somebody else's");
     sender.send_replace(Arc::new(needs("a", ["db", "queue"])));
@@ -204,7 +217,7 @@ async fn what_is_claimed_becomes_ours_and_goes_when_nobody_needs_it() {
     tokio::time::sleep(Duration::from_secs(400)).await;
     assert_eq!(world.attached("a"), ["db", "theirs"], "nobody needed queue for the linger");
     assert_eq!(world.recorded("a"), ["db"]);
-    pool.set_needs(BTreeMap::new(), &BTreeSet::new());
+    set_needs(&mut pool, &BTreeMap::new(), &BTreeSet::new());
     tokio::time::sleep(Duration::from_secs(400)).await;
     assert_eq!(world.attached("a"), ["theirs"], "never claimed, never detached");
 }
@@ -215,7 +228,7 @@ async fn a_claim_alone_starts_a_worker() {
     world.0.lock().attached.insert(host("a"), ["db"].into());
     let (sender, claims) = watch::channel(Arc::new(needs("a", ["db"])));
     let mut pool = HostPool::new(HostContext { claims, ..context(&world) });
-    pool.set_needs(BTreeMap::new(), &BTreeSet::new());
+    set_needs(&mut pool, &BTreeMap::new(), &BTreeSet::new());
     soon().await;
     assert_eq!(world.recorded("a"), ["db"]);
     sender.send_replace(Arc::default());
@@ -232,12 +245,12 @@ async fn soon() {
 async fn one_get_and_one_patch_serve_everything_that_is_needed() {
     let world = World::default();
     let mut pool = leader(&world);
-    pool.set_needs(needs("a", ["db", "queue"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db", "queue"]), &BTreeSet::new());
     soon().await;
     assert_eq!(world.attached("a"), ["db", "queue"]);
     assert_eq!(world.recorded("a"), ["db", "queue"]);
     assert_eq!((world.calls("get"), world.calls("patch")), (1, 1));
-    let view = pool.views().remove(&host("a")).unwrap();
+    let view = pool.view(&host("a")).unwrap();
     assert_eq!(view.identities.as_ref().unwrap().attached.len(), 2);
 }
 
@@ -248,7 +261,7 @@ async fn a_host_never_waits_for_another() {
     let mut pool = leader(&world);
     let mut all = needs("slow", ["db"]);
     all.extend(needs("fast", ["db"]));
-    pool.set_needs(all, &BTreeSet::new());
+    set_needs(&mut pool, &all, &BTreeSet::new());
     soon().await;
     assert!(world.attached("slow").is_empty());
     assert_eq!(world.attached("fast"), ["db"]);
@@ -259,16 +272,16 @@ async fn what_is_needed_while_a_patch_runs_goes_into_the_next_one() {
     let world = World::default();
     let mut pool = leader(&world);
     world.0.lock().slow = Some(host("a"));
-    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
     soon().await;
-    pool.set_needs(needs("a", ["db", "queue"]), &BTreeSet::new());
-    pool.set_needs(needs("a", ["queue"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db", "queue"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["queue"]), &BTreeSet::new());
     assert_eq!(world.calls("patch"), 0);
     // The one in flight never ends: the leader is replaced.
     drop(pool);
     world.0.lock().slow = None;
     let mut pool = leader(&world);
-    pool.set_needs(needs("a", ["queue"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["queue"]), &BTreeSet::new());
     soon().await;
     assert_eq!((world.attached("a"), world.calls("patch")), (vec!["queue"], 1));
 }
@@ -280,7 +293,7 @@ async fn a_failure_at_any_step_is_made_good() {
             let world = World::default();
             world.0.lock().faults.push((call, fault));
             let mut pool = leader(&world);
-            pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+            set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
             soon().await;
             assert_eq!(world.attached("a"), ["db"], "{call}");
             assert_eq!(world.recorded("a"), ["db"], "{call}");
@@ -295,17 +308,17 @@ async fn a_crash_at_any_step_leaks_and_loses_nothing() {
             let world = World::default();
             world.0.lock().attached.insert(host("a"), ["theirs"].into());
             let mut pool = leader(&world);
-            pool.set_needs(names("a", &before), &BTreeSet::new());
+            set_needs(&mut pool, &names("a", &before), &BTreeSet::new());
             soon().await;
 
             world.0.lock().faults.push((call, Fault::Never));
-            pool.set_needs(names("a", &after), &BTreeSet::new());
+            set_needs(&mut pool, &names("a", &after), &BTreeSet::new());
             tokio::time::sleep(Duration::from_secs(600)).await;
             drop(pool);
 
             let mut pool = leader(&world);
             let recorded = world.0.lock().records.keys().cloned().collect();
-            pool.set_needs(names("a", &after), &recorded);
+            set_needs(&mut pool, &names("a", &after), &recorded);
             tokio::time::sleep(Duration::from_secs(900)).await;
             let mut expected = after.clone();
             assert_eq!(world.recorded("a"), expected, "{call}: {before:?} {after:?}");
@@ -326,13 +339,13 @@ fn names(host_name: &str, names: &[&str]) -> BTreeMap<Host, BTreeSet<IdentityId>
 async fn a_worker_ends_when_nothing_is_needed_or_ours_and_comes_back() {
     let world = World::default();
     let mut pool = leader(&world);
-    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
     soon().await;
-    pool.set_needs(BTreeMap::new(), &BTreeSet::new());
+    set_needs(&mut pool, &BTreeMap::new(), &BTreeSet::new());
     pool.tend().await.unwrap();
     assert_eq!(pool.len(), 0);
     assert!(world.attached("a").is_empty() && world.recorded("a").is_empty());
-    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
     soon().await;
     assert_eq!(world.attached("a"), ["db"]);
 }
@@ -343,7 +356,7 @@ async fn whoever_does_not_lead_calls_nobody() {
     let (expiry, leadership) = Leadership::until_revoked();
     let mut pool = HostPool::new(HostContext { leadership, ..context(&world) });
     expiry.send_replace(None);
-    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
     soon().await;
     assert_eq!((world.calls("get"), world.calls("patch")), (0, 0));
     assert!(world.recorded("a").is_empty());
@@ -353,12 +366,12 @@ async fn whoever_does_not_lead_calls_nobody() {
 async fn a_refused_identity_leaves_the_others_alone() {
     let world = World::default();
     let mut pool = leader(&world);
-    pool.set_needs(needs("a", ["db", "queue", "bad"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db", "queue", "bad"]), &BTreeSet::new());
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(world.attached("a"), ["db", "queue"]);
     assert_eq!(world.calls("patch"), 1);
     assert!(world.calls("refused") <= 6, "{}", world.calls("refused"));
-    let view = pool.views().remove(&host("a")).unwrap();
+    let view = pool.view(&host("a")).unwrap();
     assert!(view.refused.contains_key(&id("bad")) && view.trouble.is_none());
 }
 
@@ -368,9 +381,9 @@ async fn others_hear_of_every_change() {
     let context = context(&world);
     let dirty = context.dirty.clone();
     let mut pool = HostPool::new(context);
-    pool.set_needs(needs("a", ["db"]), &BTreeSet::new());
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
     dirty.rung().await;
-    let seen = |pool: &HostPool<World, World>| pool.views()[&host("a")].identities.is_some();
+    let seen = |pool: &HostPool<World, World>| pool.view(&host("a")).unwrap().identities.is_some();
     while !seen(&pool) {
         dirty.rung().await;
     }

@@ -1,14 +1,15 @@
 //! What users are told: conditions on identities and bindings, events on pods and bindings.
 //!
-//! `status` and `notices` decide what is true and when it is worth saying; `events` publishes.
+//! `status` and `notices` decide what is true, `announcer` when it is worth saying; `events`
+//! publishes.
 
+mod announcer;
 mod events;
 mod notices;
-mod pace;
 mod status;
 mod tally;
 
+pub(crate) use announcer::Announcer;
 pub(crate) use events::{EventSender, Happening, Severity, Subject, events};
-pub(crate) use notices::{Announcer, notices};
-pub(crate) use pace::Pace;
-pub(crate) use tally::tally;
+pub(crate) use notices::{Notice, binding_notice, pod_notices, verdict_notice};
+pub(crate) use status::{binding_status, identity_status};

@@ -5,12 +5,13 @@ use api::{AzureIdentity, AzureIdentityBinding};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::tally::{Tallies, Tally};
+use super::tally::{Tally, tally};
+use crate::cluster::{Cluster, Identity, named_by};
 use crate::desired::Selected;
-use crate::snapshot::{Identity, Index, ObjectKey, key};
+use crate::ledger::{Holding, Ledger};
+use crate::snapshot::{ObjectKey, key};
 use crate::verdict::{Standing, mismatch};
 use crate::watch::namespace;
-use crate::writes::Write;
 
 /// A condition before it is compared with the stored one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,62 +21,55 @@ struct Finding {
     message: String,
 }
 
-/// The status writes that are due: only what differs from what is stored.
-pub(super) fn due(index: &Index<'_>, tallies: &Tallies<'_>, now: Timestamp) -> Vec<Write> {
-    let nothing = Tally::default();
-    let mut writes = Vec::new();
-    for (at, identity) in &index.identities {
-        let tally = tallies.identities.get(at).unwrap_or(&nothing);
-        if tally.undetermined > 0 && is_judged(identity.object) {
-            continue;
-        }
-        if let Some(status) = identity_status(identity, tally, now) {
-            writes.push(Write::Identity(ObjectKey::new(at.0, at.1), status));
-        }
-    }
-    for binding in index.bindings {
-        let at = key(&**binding);
-        let selected = tallies.bindings.get(&at).copied().unwrap_or_default();
-        let named = (namespace(&binding.metadata), binding.spec.identity_name());
-        let identity = index.identities.get(&named);
-        let tally = tallies.identities.get(&named).unwrap_or(&nothing);
-        if tally.undetermined > 0 && is_judged(&**binding) {
-            continue;
-        }
-        let finding = judge_binding(binding, selected, identity, tally);
-        if let Some(status) = binding_status(binding, selected, finding, now) {
-            writes.push(Write::Binding(ObjectKey::new(at.0, at.1), status));
-        }
-    }
-    writes
-}
-
-fn identity_status(
-    identity: &Identity<'_>,
-    tally: &Tally<'_>,
+/// The status that an identity should have, if it is not the one that is stored.
+pub(crate) fn identity_status(
+    cluster: &Cluster,
+    ledger: &Ledger,
+    at: &ObjectKey,
     now: Timestamp,
 ) -> Option<AzureIdentityStatus> {
-    let object = identity.object;
-    let finding = judge_identity(identity, tally);
-    let stored = object.status.clone().unwrap_or_default();
-    let conditions = conditions(&stored.conditions, finding, object.metadata.generation, now);
+    let identity = cluster.identity(at)?;
+    let object = &*identity.object;
+    let tally = tally_of(ledger, at);
+    if tally.undetermined > 0 && is_judged(object) {
+        return None;
+    }
+    let finding = judge_identity(identity, &tally);
+    let stored = object.status.as_ref();
+    let before = stored.map_or(&[][..], |stored| &stored.conditions);
+    let conditions = conditions(before, finding, object.metadata.generation, now);
     let status = AzureIdentityStatus { conditions, pods: count(tally.assigned) };
-    (object.status.as_ref() != Some(&status)).then_some(status)
+    (stored != Some(&status)).then_some(status)
 }
 
-fn binding_status(
-    binding: &AzureIdentityBinding,
-    selected: Selected,
-    finding: Finding,
+/// The status that a binding should have, if it is not the one that is stored.
+pub(crate) fn binding_status(
+    cluster: &Cluster,
+    ledger: &Ledger,
+    at: &ObjectKey,
     now: Timestamp,
 ) -> Option<AzureIdentityBindingStatus> {
-    let stored = binding.status.clone().unwrap_or_default();
-    let conditions = conditions(&stored.conditions, finding, binding.metadata.generation, now);
+    let binding = cluster.binding(at)?;
+    let named = named_by(binding);
+    let tally = tally_of(ledger, &named);
+    if tally.undetermined > 0 && is_judged(binding) {
+        return None;
+    }
+    let selected = ledger.selected(at);
+    let finding = judge_binding(binding, selected, cluster.identity(&named), &tally);
+    let stored = binding.status.as_ref();
+    let before = stored.map_or(&[][..], |stored| &stored.conditions);
+    let conditions = conditions(before, finding, binding.metadata.generation, now);
     let status = AzureIdentityBindingStatus { conditions, pods: count(selected.in_scope) };
-    (binding.status.as_ref() != Some(&status)).then_some(status)
+    (stored != Some(&status)).then_some(status)
 }
 
-fn judge_identity(identity: &Identity<'_>, tally: &Tally<'_>) -> Finding {
+fn tally_of<'a>(ledger: &'a Ledger, identity: &ObjectKey) -> Tally<'a> {
+    let host = |held: &'a Holding| held.place.as_ref().map(|(host, _)| host);
+    tally(ledger.uses(identity).map(|held| (&held.standing, host(held))))
+}
+
+fn judge_identity(identity: &Identity, tally: &Tally<'_>) -> Finding {
     if let Err(problem) = &identity.attach {
         return invalid(problem);
     }
@@ -112,7 +106,7 @@ fn judge_identity(identity: &Identity<'_>, tally: &Tally<'_>) -> Finding {
 fn judge_binding(
     binding: &AzureIdentityBinding,
     selected: Selected,
-    identity: Option<&Identity<'_>>,
+    identity: Option<&Identity>,
     tally: &Tally<'_>,
 ) -> Finding {
     let (name, namespace) = (binding.spec.identity_name(), namespace(&binding.metadata));
@@ -127,7 +121,7 @@ fn judge_binding(
         return failed("IdentityNotFound", message);
     };
     if identity.attach.is_err() {
-        return failed("IdentityInvalid", see(identity.object));
+        return failed("IdentityInvalid", see(&identity.object));
     }
     if selected == Selected::default() {
         let message = format!(
@@ -146,9 +140,9 @@ fn judge_binding(
     }
     match tally.worst {
         Some((Standing::Attaching | Standing::Undetermined, _)) => {
-            failed("Attaching", see(identity.object))
+            failed("Attaching", see(&identity.object))
         }
-        Some(_) => failed("IdentityNotReady", see(identity.object)),
+        Some(_) => failed("IdentityNotReady", see(&identity.object)),
         None => {
             let message = format!("selects {}", plural(selected.in_scope, "pod"));
             Finding { status: "True", reason: "Assigned", message }

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::matching::Scope;
-
 use super::*;
 use crate::clock::after;
-use crate::desired::desired;
-use crate::host::{HostView, Trouble, Views};
-use crate::plan::plan;
-use crate::report::tally;
+use crate::host::{HostView, Trouble};
 use crate::snapshot::Snapshot;
 use crate::testing::{
-    annotate, attached, binding, client_id, host, id, identity, node, pod, snapshot,
+    Engine, annotate, attached, binding, client_id, host, id, identity, node, pod, snapshot,
 };
+
+/// A status that is due.
+enum Write {
+    Identity(AzureIdentityStatus),
+    Binding(AzureIdentityBindingStatus),
+}
 
 fn world() -> Snapshot {
     let mut world = snapshot();
@@ -31,11 +32,16 @@ fn view(names: &[&str]) -> HostView {
 }
 
 fn writes(world: &Snapshot, view: HostView, now: Timestamp) -> Vec<Write> {
-    let views: Views = [(host("a"), Arc::new(view))].into();
-    let index = world.index();
-    let desired = desired(&index, Scope::Cluster);
-    let plan = plan(&index, &desired, &views, 100);
-    due(&index, &tally(&desired, &plan.verdicts), now)
+    let mut engine = Engine::default();
+    engine.follow(world);
+    engine.see(&host("a"), Some(Arc::new(view)));
+    engine.follow(world);
+    let (cluster, ledger) = (&engine.cluster, &engine.ledger);
+    let keys = world.identities.iter().map(|object| ObjectKey::of(&**object));
+    let identities = keys.filter_map(|at| identity_status(cluster, ledger, &at, now));
+    let keys = world.bindings.iter().map(|object| ObjectKey::of(&**object));
+    let bindings = keys.filter_map(|at| binding_status(cluster, ledger, &at, now));
+    identities.map(Write::Identity).chain(bindings.map(Write::Binding)).collect()
 }
 
 /// `status reason pods message` of the identity and of the binding.
@@ -47,9 +53,8 @@ fn ready(world: &Snapshot, view: HostView) -> (String, String) {
     };
     for write in writes(world, view, Timestamp::UNIX_EPOCH) {
         match write {
-            Write::Identity(_, status) => found.0 = text(&status.conditions, status.pods),
-            Write::Binding(_, status) => found.1 = text(&status.conditions, status.pods),
-            Write::Assigned(_) => panic!("not a status"),
+            Write::Identity(status) => found.0 = text(&status.conditions, status.pods),
+            Write::Binding(status) => found.1 = text(&status.conditions, status.pods),
         }
     }
     found
@@ -128,13 +133,12 @@ fn mistakes_in_the_objects_are_found_without_any_pod() {
 fn store(world: &mut Snapshot, writes: Vec<Write>) {
     for write in writes {
         match write {
-            Write::Identity(_, status) => {
+            Write::Identity(status) => {
                 Arc::make_mut(&mut world.identities[0]).status = Some(status);
             }
-            Write::Binding(_, status) => {
+            Write::Binding(status) => {
                 Arc::make_mut(&mut world.bindings[0]).status = Some(status);
             }
-            Write::Assigned(_) => panic!("not a status"),
         }
     }
 }

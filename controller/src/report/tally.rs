@@ -1,65 +1,45 @@
-//! How the assignments of each identity and each binding stand, summed up. Pure.
+//! How the assignments of one identity stand, summed up. Pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use api::Host;
 
-use crate::desired::{Desired, Place, Selected};
-use crate::snapshot::key;
-use crate::verdict::{Standing, Verdict};
-
-/// The sums for all objects, by namespace and name.
-#[derive(Default)]
-pub(crate) struct Tallies<'a> {
-    pub(crate) identities: HashMap<(&'a str, &'a str), Tally<'a>>,
-    pub(crate) bindings: HashMap<(&'a str, &'a str), Selected>,
-    pub(crate) assigned: usize,
-    pub(crate) waiting: usize,
-}
+use crate::verdict::Standing;
 
 /// The sums for one identity.
 #[derive(Default)]
-pub(crate) struct Tally<'a> {
-    pub(crate) assigned: usize,
-    pub(crate) waiting: usize,
+pub(super) struct Tally<'a> {
+    pub(super) assigned: usize,
+    pub(super) waiting: usize,
     /// How many of those that wait may be assigned after all: ARM was not asked yet.
-    pub(crate) undetermined: usize,
+    pub(super) undetermined: usize,
     /// Where it is assigned.
-    pub(crate) hosts: BTreeSet<&'a Host>,
+    pub(super) hosts: BTreeSet<&'a Host>,
     /// The gravest problem of those that wait, and where, if it is one host's.
-    pub(crate) worst: Option<(&'a Standing, Option<&'a Host>)>,
+    pub(super) worst: Option<(&'a Standing, Option<&'a Host>)>,
 }
 
-/// Sums up; `verdicts` are those of the assignments, in their order.
-pub(crate) fn tally<'a>(desired: &'a Desired<'a>, verdicts: &'a [Verdict]) -> Tallies<'a> {
-    let mut all = Tallies { bindings: desired.selected.clone(), ..Tallies::default() };
-    for (assignment, verdict) in desired.assignments.iter().zip(verdicts) {
-        let tally = all.identities.entry(key(assignment.identity)).or_default();
-        let host = match assignment.place {
-            Place::Host { host, .. } => Some(host),
-            _ => None,
-        };
-        if verdict.standing == Standing::Assigned {
+/// Sums up how each assignment stands, and where.
+pub(super) fn tally<'a>(uses: impl Iterator<Item = (&'a Standing, Option<&'a Host>)>) -> Tally<'a> {
+    let mut tally = Tally::default();
+    for (standing, host) in uses {
+        if *standing == Standing::Assigned {
             tally.assigned += 1;
-            all.assigned += 1;
             tally.hosts.extend(host);
             continue;
         }
         tally.waiting += 1;
-        tally.undetermined += usize::from(verdict.standing == Standing::Undetermined);
-        all.waiting += 1;
-        let gravity = gravity(&verdict.standing);
-        let found = (gravity, host);
+        tally.undetermined += usize::from(*standing == Standing::Undetermined);
         // Of equal ones the first host by name, so that the text does not change by itself.
-        let graver = tally.worst.is_none_or(|(standing, at)| {
-            let known = (self::gravity(standing), at);
-            found.0 > known.0 || (found.0 == known.0 && found.1 < known.1)
+        let graver = tally.worst.is_none_or(|(worst, at)| {
+            let (found, known) = (gravity(standing), gravity(worst));
+            found > known || (found == known && host < at)
         });
         if graver {
-            tally.worst = Some((&verdict.standing, host));
+            tally.worst = Some((standing, host));
         }
     }
-    all
+    tally
 }
 
 fn gravity(standing: &Standing) -> u8 {

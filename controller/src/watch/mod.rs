@@ -2,9 +2,8 @@
 //!
 //! They run on every replica, leading or not, so that a new leader starts from warm caches.
 
+mod dirty;
 mod objects;
-
-use std::sync::Arc;
 
 use api::crd::AzureIdentityAttachment;
 use api::{AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, labels};
@@ -15,15 +14,13 @@ use kube::runtime::reflector::store::{Store, Writer};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use runtime::{Latch, Readiness, Shutdown, Tasks};
-use tokio::sync::Notify;
 
+use crate::snapshot::ObjectKey;
+
+pub(crate) use dirty::{Dirty, Keys, Kind, Touched};
 pub(crate) use objects::{BoundPod, Cached, CloudNode, name, namespace, uid};
 #[cfg(test)]
 pub(crate) use objects::{BoundPodSpec, BoundPodStatus, CloudNodeSpec};
-
-/// Says that something changed which a decision may depend on. Clones are the same bell.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Dirty(Arc<Notify>);
 
 /// Read sides of the caches.
 #[derive(Clone)]
@@ -48,20 +45,6 @@ pub(crate) struct Watches<'a> {
     readiness: &'a Readiness,
     dirty: Dirty,
     shutdown: Shutdown,
-}
-
-// === impl Dirty ===
-
-impl Dirty {
-    /// Rings; several rings before anybody listens are one.
-    pub(crate) fn ring(&self) {
-        self.0.notify_one();
-    }
-
-    /// Waits for a ring since the last time.
-    pub(crate) async fn rung(&self) {
-        self.0.notified().await;
-    }
 }
 
 // === impl Stores ===
@@ -148,24 +131,25 @@ async fn reflect<K: Cached>(
     config: watcher::Config,
     mut to: Reflection<K>,
 ) {
-    let store = to.writer.as_reader();
-    let events = watcher::watcher(api, config).default_backoff().modify(Cached::trim);
-    let mut events = std::pin::pin!(events);
+    let stream = |config| watcher::watcher(api.clone(), config).default_backoff().boxed();
+    let mut events = stream(config.clone().streaming_lists());
     let mut failing = false;
     while let Some(event) = events.next().await {
         match event {
-            Ok(event) => {
+            Ok(mut event) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!(kind, "Watching again");
                 }
-                let ring = matters(&event, &store);
-                to.writer.apply_watcher_event(&event);
-                if matches!(event, Event::InitDone) {
+                trim(&mut event);
+                let complete = matches!(event, Event::InitDone);
+                follow(&event, &mut to.writer, &to.dirty);
+                if complete {
                     to.latch.set(true);
                 }
-                if ring {
-                    to.dirty.ring();
-                }
+            }
+            Err(error) if refuses_streaming(&error) => {
+                tracing::info!(kind, "Listing page by page: the API server streams no lists");
+                events = stream(config.clone());
             }
             // The stream recovers by itself; only the first of a row is worth a line.
             Err(error) if !failing => {
@@ -174,6 +158,39 @@ async fn reflect<K: Cached>(
             }
             Err(error) => tracing::debug!(kind, %error, "Still cannot watch"),
         }
+    }
+}
+
+/// Whether the API server does not know `sendInitialEvents`, or was told not to.
+fn refuses_streaming(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+            matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents")
+        }
+        _ => false,
+    }
+}
+
+fn trim<K: Cached>(event: &mut Event<K>) {
+    if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = event {
+        object.trim();
+    }
+}
+
+/// Takes an event into the cache, notes what it touches, and rings if it changes what a decision
+/// depends on.
+pub(crate) fn follow<K: Cached>(event: &Event<K>, writer: &mut Writer<K>, dirty: &Dirty) {
+    let ring = matters(event, &writer.as_reader());
+    writer.apply_watcher_event(event);
+    match event {
+        Event::Init | Event::InitApply(_) => {}
+        Event::InitDone => dirty.touch_all(K::KIND),
+        Event::Apply(object) | Event::Delete(object) => {
+            dirty.touch(K::KIND, ObjectKey::of(object));
+        }
+    }
+    if ring {
+        dirty.ring();
     }
 }
 

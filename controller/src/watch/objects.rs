@@ -10,10 +10,15 @@ use kube::Resource;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::Kind;
+
 /// A kind as the caches hold it.
 pub(crate) trait Cached:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static
 {
+    /// Which kind it is.
+    const KIND: Kind;
+
     /// Drops what is never read.
     fn trim(&mut self) {
         keep(self.meta_mut(), &[], &[]);
@@ -102,6 +107,8 @@ impl BoundPod {
 }
 
 impl Cached for BoundPod {
+    const KIND: Kind = Kind::Pods;
+
     fn trim(&mut self) {
         keep(&mut self.metadata, &[labels::BINDING], &[]);
     }
@@ -117,12 +124,16 @@ impl Cached for BoundPod {
 // === the other kinds ===
 
 impl Cached for CloudNode {
+    const KIND: Kind = Kind::Nodes;
+
     fn matters(&self, before: &Self) -> bool {
         self.spec != before.spec || self.metadata.uid != before.metadata.uid
     }
 }
 
 impl Cached for AzureIdentity {
+    const KIND: Kind = Kind::Identities;
+
     fn trim(&mut self) {
         keep(&mut self.metadata, &[], &[labels::BEHAVIOR]);
     }
@@ -137,6 +148,8 @@ impl Cached for AzureIdentity {
 }
 
 impl Cached for AzureIdentityBinding {
+    const KIND: Kind = Kind::Bindings;
+
     fn matters(&self, before: &Self) -> bool {
         self.spec != before.spec
             || self.metadata.uid != before.metadata.uid
@@ -145,6 +158,8 @@ impl Cached for AzureIdentityBinding {
 }
 
 impl Cached for AzureAssignedIdentity {
+    const KIND: Kind = Kind::Assigned;
+
     fn matters(&self, before: &Self) -> bool {
         self.spec != before.spec
             || self.status != before.status
@@ -153,6 +168,8 @@ impl Cached for AzureAssignedIdentity {
 }
 
 impl Cached for AzureIdentityAttachment {
+    const KIND: Kind = Kind::Attachments;
+
     fn matters(&self, before: &Self) -> bool {
         self.spec != before.spec
     }
