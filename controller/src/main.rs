@@ -17,6 +17,7 @@ mod cluster;
 mod compute;
 mod content;
 mod desired;
+mod fault;
 mod feed;
 mod host;
 mod lease;

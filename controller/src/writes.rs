@@ -11,6 +11,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
+use crate::fault::fault_point;
 use crate::lease::Leadership;
 use crate::metrics::ControllerMetrics;
 use crate::plan::Change;
@@ -187,6 +188,7 @@ async fn execute(
     // Checked here and not when the plan was made: minutes may lie between the two.
     let remaining = leadership.remaining().ok_or(WriteError::NotLeading)?;
     let patience = TIMEOUT.min(remaining);
+    fault_point!(write.name(), "before");
     let call = async {
         match write {
             Write::Assigned(change) => change_assigned(client, change).await,
@@ -201,10 +203,9 @@ async fn execute(
             }
         }
     };
-    match tokio::time::timeout(patience, call).await {
-        Ok(result) => result,
-        Err(_) => Err(WriteError::TimedOut(patience)),
-    }
+    let outcome = tokio::time::timeout(patience, call).await;
+    fault_point!(write.name(), "after");
+    outcome.unwrap_or(Err(WriteError::TimedOut(patience)))
 }
 
 async fn change_assigned(client: &Client, change: &Change) -> Result<Written, WriteError> {

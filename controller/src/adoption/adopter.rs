@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::leftover::{Keep, Removal, review};
 use super::metrics::AdoptionMetrics;
+use crate::fault::fault_point;
 use crate::lease::Leadership;
 use crate::snapshot::Snapshot;
 use crate::watch::{Dirty, Stores};
@@ -116,6 +117,7 @@ async fn remove_one(client: &Client, removal: &Removal) -> Result<(), kube::Erro
             return Ok(());
         }
     }
+    fault_point!("leftover", "between");
     let precondition = Preconditions { uid, resource_version: None };
     let params = DeleteParams::default().preconditions(precondition);
     happened(api.delete(&at.name, &params).await).map(drop)

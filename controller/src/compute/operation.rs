@@ -13,6 +13,7 @@ use super::ArmError;
 use super::model::View;
 use super::refusal::{Refusal, classify};
 use super::request::{Reply, Requests};
+use crate::fault::fault_point;
 
 /// An operation that takes longer is given up: not cancelled, but no longer waited for.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -138,6 +139,7 @@ pub(super) async fn finish(
             return Err(ArmError::TimedOut { after: DEADLINE });
         }
         tokio::time::sleep(delay).await;
+        fault_point!("poll", "during");
         let progress = match requests.get(track.url()).await {
             Ok(reply) => track.read(&reply),
             // The operation goes on whether we hear of it or not.

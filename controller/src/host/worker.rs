@@ -13,6 +13,7 @@ use super::view::HostView;
 use crate::adoption::Claims;
 use crate::clock::Clock;
 use crate::compute::{Compute, HostIdentities, IdentityDelta};
+use crate::fault::fault_point;
 use crate::lease::Leadership;
 use crate::metrics::{ArmCall, ControllerMetrics};
 use crate::watch::Dirty;
@@ -107,7 +108,10 @@ impl<C: Compute, R: Records> Worker<C, R> {
     }
 
     async fn save(&self, model: &mut HostModel, entries: Entries, version: Option<String>) {
-        match self.context.records.save(&self.host, &entries, version.as_deref()).await {
+        fault_point!(if entries.is_empty() { "record_remove" } else { "record_save" }, "before");
+        let result = self.context.records.save(&self.host, &entries, version.as_deref()).await;
+        fault_point!(if entries.is_empty() { "record_remove" } else { "record_save" }, "after");
+        match result {
             Ok(record) => model.on_saved(record),
             Err(error) => {
                 tracing::warn!(%error, "Cannot write the record of the host");
@@ -130,7 +134,9 @@ impl<C: Compute, R: Records> Worker<C, R> {
     }
 
     async fn patch(&self, model: &mut HostModel, current: &HostIdentities, delta: &IdentityDelta) {
+        fault_point!(if delta.detach.is_empty() { "attach" } else { "detach" }, "before");
         let result = self.context.compute.patch(&self.host, current, delta).await;
+        fault_point!(if delta.detach.is_empty() { "attach" } else { "detach" }, "after");
         self.context.metrics.arm_call(ArmCall::Patch, result.as_ref().err());
         let now = self.context.clock.now();
         let (attach, detach) = (list(&delta.attach), list(&delta.detach));

@@ -15,6 +15,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::claim::{Claim, Decision, Leadership, Observed, claimed, vacated};
+use crate::fault::fault_point;
 
 /// How often a replica that waits looks at the lease; also bounds a clean hand-over.
 const POLL: Duration = Duration::from_secs(2);
@@ -187,11 +188,13 @@ impl LeaseManager {
         let base = base.unwrap_or_else(|| self.blank());
         let lease = claimed(base, &self.settings.holder, self.settings.duration, now);
         let params = PostParams::default();
+        fault_point!(if exists { "lease_renew" } else { "lease_create" }, "before");
         let stored = if exists {
             call(patience, self.api.replace(&self.settings.name, &params, &lease)).await?
         } else {
             call(patience, self.api.create(&params, &lease)).await?
         };
+        fault_point!(if exists { "lease_renew" } else { "lease_create" }, "after");
         self.observed = Some(Observed::update(None, stored, Instant::now()));
         let expiry = sent + self.settings.duration;
         self.claim.send_replace(Some(Claim { expiry }));
@@ -204,6 +207,7 @@ impl LeaseManager {
         if observed.holder() != self.settings.holder {
             return;
         }
+        fault_point!("lease_vacate", "before");
         let lease = vacated(observed.lease().clone(), MicroTime(Timestamp::now()));
         match call(CALL, self.api.replace(&self.settings.name, &PostParams::default(), &lease))
             .await
