@@ -8,42 +8,28 @@ mod key;
 mod principal;
 #[cfg(test)]
 mod tests;
+mod token;
 mod verify;
 
-use std::fmt;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use api::node_api::{AuxiliaryToken, NodeError, NodeErrorCode};
-use api::{Guid, Tenant};
-use azure_core::credentials::AccessToken;
+use api::Tenant;
+use api::node_api::{NodeError, NodeErrorCode};
 use futures::future::try_join_all;
 use token_cache::{Call, FetchError, Fetched, Source};
 
-use answer::{ImdsError, ImdsToken};
+use answer::ImdsError;
 pub(crate) use federation::{FederationSettings, PodAssertions};
 pub(crate) use imds::{Imds, is_endpoint};
 use key::Issuer;
 pub(crate) use key::{BadResource, MintKey, Resource};
 pub(crate) use principal::{Authorities, Host, NotAHost, Principals, unpack_for_parent};
 use principal::{EntraError, Principal, PrincipalError};
-use verify::{Expected, WrongToken, verify, verify_principal};
+pub(crate) use token::Token;
+use token::{checked, checked_principal, unix, with_auxiliary};
+use verify::{Expected, WrongToken};
 
 use crate::metrics::{EntraResult, HostMetrics, ImdsResult};
-
-/// A token.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Token {
-    /// The token itself. Not part of this type's `Debug`.
-    pub(crate) secret: String,
-    /// The client id of its identity.
-    pub(crate) client_id: Guid,
-    /// Unix seconds.
-    pub(crate) expires_on: u64,
-    /// Unix seconds.
-    pub(crate) not_before: u64,
-    /// Those of further tenants; `expires_on` is the earliest of all.
-    pub(crate) auxiliary: Vec<AuxiliaryToken>,
-}
 
 /// Where the node's tokens come from.
 #[derive(Debug)]
@@ -96,17 +82,6 @@ const PROPAGATION: Duration = Duration::from_secs(12);
 
 /// How long a caller waits for a service that is updating, throttling or failing.
 const OUTAGE: Duration = Duration::from_secs(8);
-
-// === impl Token ===
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token")
-            .field("client_id", &self.client_id)
-            .field("expires_on", &self.expires_on)
-            .finish_non_exhaustive()
-    }
-}
 
 // === impl Minter ===
 
@@ -189,74 +164,6 @@ impl Minter {
         }
         outcome
     }
-}
-
-/// Turns an answer into a token, if it is the expected identity's.
-fn checked(
-    answer: ImdsToken,
-    expected: &Expected,
-    now: SystemTime,
-) -> Result<Fetched<Token>, MintError> {
-    let verified = verify(&answer.access_token, answer.client_id.as_deref(), expected)?;
-    let now = unix(now);
-    let lifetime = answer.lifetime(verified.expires_on, now);
-    if lifetime.is_zero() {
-        let text = "its token has expired already, or the node's clock is wrong".to_owned();
-        return Err(ImdsError::Unavailable(text).into());
-    }
-    let token = Token {
-        client_id: verified.client_id,
-        expires_on: now + lifetime.as_secs(),
-        not_before: answer.not_before.unwrap_or(now),
-        auxiliary: Vec::new(),
-        secret: answer.access_token,
-    };
-    Ok(Fetched { value: token, lifetime })
-}
-
-/// The same for an application's token.
-fn checked_principal(
-    answer: &AccessToken,
-    (client_id, tenant): (&Guid, &Tenant),
-    now: SystemTime,
-) -> Result<Fetched<Token>, MintError> {
-    let secret = answer.token.secret();
-    if secret.is_empty() {
-        let error = EntraError::Unavailable("its answer holds no token".to_owned());
-        return Err(PrincipalError::from(error).into());
-    }
-    let verified = verify_principal(secret, client_id, tenant)?;
-    let now = unix(now);
-    let answered = u64::try_from(answer.expires_on.unix_timestamp()).unwrap_or_default();
-    let expires_on = verified.expires_on.map_or(answered, |claimed| claimed.min(answered));
-    let lifetime = Duration::from_secs(expires_on.saturating_sub(now));
-    if lifetime.is_zero() {
-        let text = "its token has expired already, or the node's clock is wrong".to_owned();
-        return Err(PrincipalError::from(EntraError::Unavailable(text)).into());
-    }
-    let token = Token {
-        client_id: verified.client_id,
-        expires_on,
-        not_before: verified.not_before.unwrap_or(now),
-        auxiliary: Vec::new(),
-        secret: secret.to_owned(),
-    };
-    Ok(Fetched { value: token, lifetime })
-}
-
-/// A token together with that of a further tenant. The whole lives as long as the part that ends
-/// first.
-fn with_auxiliary(mut whole: Fetched<Token>, part: Fetched<Token>) -> Fetched<Token> {
-    let Token { secret, expires_on, not_before, .. } = part.value;
-    whole.lifetime = whole.lifetime.min(part.lifetime);
-    whole.value.expires_on = whole.value.expires_on.min(expires_on);
-    let auxiliary = AuxiliaryToken { access_token: secret, expires_on, not_before };
-    whole.value.auxiliary.push(auxiliary);
-    whole
-}
-
-fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn result_label(outcome: &Result<Fetched<Token>, MintError>) -> ImdsResult {
