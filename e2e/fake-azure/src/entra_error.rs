@@ -127,7 +127,7 @@ impl EntraError {
     pub(crate) fn response(&self, correlation: Option<String>) -> Response<Body> {
         let trace = Guid::random();
         let correlation = correlation.unwrap_or_else(|| Guid::random().to_string());
-        let stamp = timestamp(now_ms());
+        let stamp = moment(now_ms());
         let description = format!(
             "AADSTS{}: {} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}",
             self.code, self.message
@@ -181,8 +181,8 @@ impl From<AssertionError> for EntraError {
                 format!(
                     "Client assertion is not within its valid time range. Assertion valid from \
                      {}, expiry time of assertion {}.",
-                    timestamp(from.saturating_mul(1000)),
-                    timestamp(until.saturating_mul(1000))
+                    moment(from.saturating_mul(1000)),
+                    moment(until.saturating_mul(1000))
                 ),
             ),
             AssertionError::NoCredential { issuer, subject, audience } => Self::bad(
@@ -216,4 +216,10 @@ impl EntraError {
             ),
         )
     }
+}
+
+/// Entra's way of writing a time: `2026-01-31 23:59:59Z`.
+fn moment(ms: u64) -> String {
+    let text = timestamp(ms).replace('T', " ");
+    format!("{}Z", text.get(..19).unwrap_or(&text))
 }

@@ -9,6 +9,12 @@ use crate::env::{Env, env, eventually};
 use crate::namespace::{Answer, Namespace, curl, curl_for, parse};
 use crate::steady::{SteadyClient, cold};
 
+/// How long the storm lasts, in seconds: a minute of everybody's time, or as long as one asks for.
+fn duration() -> u32 {
+    let asked = std::env::var("POD_IDENTITY_STORM_SECONDS").ok();
+    asked.map_or(45, |text| text.parse().expect("POD_IDENTITY_STORM_SECONDS is a number"))
+}
+
 /// Deletes the node agent's pod of a node; the DaemonSet makes another.
 async fn kill_agent(env: &Env, node: &str) {
     let agent = "app.kubernetes.io/component=nmi-host";
@@ -31,7 +37,7 @@ async fn half_of_imds_and_the_node_agent_fail_and_no_application_sees_it() {
     let then = json!({"failure_rate": 0.5, "latency_ms": 2000, "seed": 1});
     azure.imds_fault(&identity, then).await;
 
-    let run = async |request: String| SteadyClient::run(&space, "app", 45, &request).await;
+    let run = async |request: String| SteadyClient::run(&space, "app", duration(), &request).await;
     let outage = async {
         tokio::time::sleep(Duration::from_secs(15)).await;
         kill_agent(space.env, &node).await;

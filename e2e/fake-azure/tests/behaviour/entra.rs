@@ -80,6 +80,9 @@ async fn wrong_requests_get_the_codes_that_clients_know() {
         let text = body["error_description"].as_str().unwrap();
         assert!(text.starts_with(&format!("AADSTS{code}: ")), "{text}");
         assert!(body["trace_id"].is_string() && body["correlation_id"].is_string());
+        let stamp = body["timestamp"].as_str().unwrap();
+        assert!(stamp.len() == 20 && stamp.contains(' ') && stamp.ends_with('Z'), "{stamp}");
+        assert!(text.ends_with(&format!("Timestamp: {stamp}")), "{text}");
     }
     let (_, body) = fixture.entra("demo.example", &[("grant_type", "password")]).await;
     assert_eq!(body["error"], "unsupported_grant_type");
