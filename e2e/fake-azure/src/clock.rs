@@ -13,7 +13,7 @@ pub(crate) fn now_seconds() -> u64 {
     now_ms() / 1000
 }
 
-/// RFC 3339, as ARM's operations and Entra's errors carry it.
+/// RFC 3339, as ARM's operations carry it.
 pub(crate) fn timestamp(ms: u64) -> String {
     let ms = i64::try_from(ms).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map(|stamp| stamp.to_string()).unwrap_or_default()
