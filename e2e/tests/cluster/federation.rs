@@ -146,11 +146,14 @@ async fn a_missing_credential_is_named_to_the_application_and_mended_without_a_r
     let Answer::Http(400, body) = &refused else { panic!("not refused: {refused:?}") };
     let words = body["error_description"].as_str().unwrap();
     assert!(words.contains("AADSTS700213"), "{words}");
-    assert!(words.contains(&space.subject("app")), "the subject that is missing: {words}");
-    assert!(
-        words.contains("federated credential") || words.contains("federated-credential"),
-        "{words}"
-    );
+    for part in [
+        "az identity federated-credential create",
+        "--identity-name 'subject'",
+        &format!("--issuer '{SERVICE_ACCOUNT_ISSUER}'"),
+        &format!("--subject '{}'", space.subject("app")),
+    ] {
+        assert!(words.contains(part), "the remedy, ready to be pasted: {words}");
+    }
 
     trust(&identity, &[&space.subject("app")]).await;
     eventually("the credential is found", LIMIT, async || {
