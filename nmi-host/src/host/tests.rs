@@ -1,11 +1,12 @@
 //! The endpoint as a process on the node meets it.
 
+use api::FederatedBy;
 use runtime::Shutdown;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::assigned::testing::assigned;
+use crate::assigned::testing::{assigned, federated};
 use crate::broker::testing::{Fixture, fixture};
 use crate::serve::{Limits, Server};
 use crate::testing::{CLIENT, error_answer, exchange, imds, token_answer};
@@ -103,6 +104,11 @@ async fn failures_have_the_statuses_of_aad_pod_identity() {
     node.assign([assigned("db", Some(CLIENT)), assigned("web", None)]);
     let (status, _, body) = curl(address, LINE, POD).await;
     assert_eq!((status, body["error"].as_str()), (400, Some("invalid_request")));
+    node.assign([federated("db", CLIENT, FederatedBy::Pod)]);
+    let (status, _, body) = curl(address, LINE, POD).await;
+    assert_eq!((status, body["error"].as_str()), (403, Some("refused")));
+    let text = body["error_description"].as_str().unwrap();
+    assert!(text.contains("use federatedBy: NodeAgent"), "{text}");
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ use futures::future::try_join_all;
 use token_cache::{Call, FetchError, Fetched, Source};
 
 use answer::ImdsError;
+#[cfg(test)]
+pub(crate) use federation::testing;
 pub(crate) use federation::{FederationSettings, PodAssertions};
 pub(crate) use imds::{Imds, is_endpoint};
 use key::Issuer;

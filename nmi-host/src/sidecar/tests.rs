@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use api::FederatedBy;
 use http::{Request, Response};
 use kube::client::Body;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -15,11 +16,12 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tower_test::mock::Handle;
 
 use super::*;
-use crate::assigned::testing::assigned;
+use crate::assigned::testing::{assigned, federated};
 use crate::authn::Reviewer;
 use crate::authn::fixtures::{AUDIENCE, NODE, accepted};
 use crate::broker::testing::{Fixture, fixture};
 use crate::jwt::testing::unsigned;
+use crate::mint::testing::assertion;
 use crate::serve::{Limits, Server};
 use crate::testing::{CLIENT, error_answer, exchange, imds, token_answer, unix_now};
 
@@ -216,6 +218,25 @@ async fn azures_refusal_reaches_the_sidecar() {
     let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
     assert_eq!((answer.0, answer.2["error"].as_str()), (422, Some("refused")));
     assert!(answer.2["message"].as_str().unwrap().contains("AADSTS500011"));
+}
+
+#[tokio::test]
+async fn a_pod_is_asked_for_its_assertion_and_no_other_pods_will_do() {
+    let mut endpoint = endpoint("http://127.0.0.1:9").await;
+    endpoint.node.assign([federated("db", CLIENT, FederatedBy::Pod)]);
+    let token = pod_token();
+    let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
+    let asking = ask(address, trusted, TOKEN, Some(&token), BODY);
+    let verdict = accepted();
+    let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
+    assert_eq!((answer.0, answer.2["error"].as_str()), (428, Some("assertion_required")));
+    // The pod's service account is the one that the API server named, whatever the request says.
+    let other = assertion("web", 3600);
+    let body = format!(r#"{{"resource":"r","assertion":"{}"}}"#, other.secret());
+    let (status, _, body) = endpoint.ask(TOKEN, Some(&token), &body).await;
+    assert_eq!((status, body["error"].as_str()), (422, Some("refused")));
+    let text = body["message"].as_str().unwrap();
+    assert!(text.contains("another service account") && !text.contains(other.secret()), "{text}");
 }
 
 #[test]
