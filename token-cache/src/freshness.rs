@@ -23,25 +23,28 @@ pub enum Freshness {
     Expired,
 }
 
-/// Moves the half of a life by up to a tenth, so that the replicas of a workload do not all refresh
-/// at the same time.
+/// How much earlier than others a token is replaced, so that the replicas of a workload do not all
+/// refresh at the same time. Never later: half of a life is what an outage may last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Jitter(f64);
+
+/// The last moment of a fresh life, a little before the half: there must be time for a refresh.
+const AGING: f64 = 0.49;
 
 // === impl Jitter ===
 
 impl Jitter {
-    /// No shift.
+    /// Not earlier.
     pub const NONE: Self = Self(0.0);
 
-    /// A shift of `fraction`, at most a tenth either way.
-    pub fn new(fraction: f64) -> Self {
-        Self(fraction.clamp(-0.1, 0.1))
+    /// Earlier by this share of the life, at most a tenth.
+    pub fn new(share: f64) -> Self {
+        Self(share.clamp(0.0, 0.1))
     }
 
-    /// Any shift.
+    /// Any time up to a tenth of the life earlier.
     pub fn random() -> Self {
-        Self(rand::random_range(-0.1..=0.1))
+        Self(rand::random_range(0.0..=0.1))
     }
 }
 
@@ -54,7 +57,7 @@ pub fn freshness(age: Duration, lifetime: Duration, jitter: Jitter) -> Freshness
         Freshness::Critical
     } else if remaining <= URGENT {
         Freshness::Urgent
-    } else if age >= lifetime.mul_f64(0.5 * (1.0 + jitter.0)) {
+    } else if age >= lifetime.mul_f64(AGING - jitter.0) {
         Freshness::Aging
     } else {
         Freshness::Fresh
@@ -72,14 +75,12 @@ mod tests {
         let rows = [
             // age s, lifetime s, jitter, expected
             (0, DAY, 0.0, Fresh),
-            (DAY / 2 - 1, DAY, 0.0, Fresh),
-            (DAY / 2, DAY, 0.0, Aging),
-            (DAY / 2, DAY, 0.1, Fresh),
-            (DAY * 55 / 100, DAY, 0.1, Aging),
-            (DAY * 45 / 100 - 1, DAY, -0.1, Fresh),
-            (DAY * 45 / 100, DAY, -0.1, Aging),
-            (DAY * 45 / 100, DAY, -7.0, Aging), // a wild jitter is no more than a tenth
-            (0, DAY, -7.0, Fresh),
+            (DAY * 49 / 100 - 1, DAY, 0.0, Fresh),
+            (DAY * 49 / 100, DAY, 0.0, Aging),
+            (DAY * 49 / 100 - 1, DAY, -0.1, Fresh), // never later than half
+            (DAY * 39 / 100 - 1, DAY, 0.1, Fresh),
+            (DAY * 39 / 100 + 1, DAY, 0.1, Aging),
+            (DAY * 39 / 100 - 1, DAY, 7.0, Fresh), // a wild jitter is no more than a tenth
             (DAY - 601, DAY, 0.0, Aging),
             (DAY - 600, DAY, 0.0, Urgent),
             (DAY - 301, DAY, 0.0, Urgent),

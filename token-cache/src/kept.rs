@@ -125,8 +125,8 @@ mod tests {
         let token = kept(start, 24 * HOUR);
         let rows = [
             (0, Step::Answer),
-            (12 * HOUR - 1, Step::Answer),
-            (12 * HOUR, Step::AnswerAndRefresh),
+            (49 * 24 * HOUR / 100 - 1, Step::Answer),
+            (49 * 24 * HOUR / 100, Step::AnswerAndRefresh),
             (24 * HOUR - 600, Step::AnswerAndRefresh),
             (24 * HOUR - 300, Step::AskFirst(policy.critical_wait)),
             (24 * HOUR, Step::Fetch),

@@ -1,7 +1,7 @@
 //! A cache of tokens: single flight per key, refreshed ahead of expiry, served while they live.
 //!
 //! ```text
-//! 0 ───────── Fresh ───────── ½ ───── Aging ───── 10 min ── Urgent ── 5 min ── Critical ── expiry
+//! 0 ──────── Fresh ──────── < ½ ───── Aging ───── 10 min ── Urgent ── 5 min ── Critical ── expiry
 //!    answer                    answer, refresh     answer, refresh      wait for a refresh,
 //!                              behind it           more often           else answer
 //! ```

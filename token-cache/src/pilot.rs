@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::cache::{Inner, State};
@@ -27,7 +26,10 @@ struct Pilot<S: Source> {
 #[derive(Clone, Copy)]
 struct Tried {
     attempts: usize,
-    since: Instant,
+    /// When the first began.
+    begun: Instant,
+    /// When the last began.
+    asked: Instant,
 }
 
 // === impl Inner ===
@@ -69,16 +71,6 @@ impl<S: Source> Inner<S> {
         }
     }
 
-    /// One attempt.
-    async fn attempt(&self, key: S::Key, call: Call<S::Value>) -> Outcome<S::Value, S::Error> {
-        let asked = Instant::now();
-        let outcome = self.source.fetch(key, call).await;
-        if outcome.is_err() {
-            self.counters.failures.add_one();
-        }
-        outcome.map(|fetched| Kept::new(fetched, asked, Jitter::random()))
-    }
-
     /// How long to pause before the next attempt, if there is to be one: there is none when a
     /// living token makes the failure harmless.
     fn pause(&self, key: &S::Key, error: &FetchError<S::Error>, tried: Tried) -> Option<Duration> {
@@ -86,8 +78,9 @@ impl<S: Source> Inner<S> {
             return None;
         }
         let longest = self.policy.retry_pause(tried.attempts);
-        let pause = longest.mul_f64(rand::random_range(0.0..=1.0)).max(retry_after(error));
-        let left = self.source.patience(error).checked_sub(tried.since.elapsed())?;
+        let distance = longest.mul_f64(rand::random_range(0.0..=1.0));
+        let pause = distance.saturating_sub(tried.asked.elapsed()).max(retry_after(error));
+        let left = self.source.patience(error).checked_sub(tried.begun.elapsed())?;
         if pause > left {
             return None;
         }
@@ -136,63 +129,32 @@ impl<S: Source> Inner<S> {
 
 impl<S: Source> Pilot<S> {
     async fn fly(mut self, landing: Landing<S::Value, S::Error>) {
-        let Some(outcome) = self.fetch().await else { return };
+        let outcome = self.fetch().await;
         self.inner.settle(&self.key, &outcome);
         self.landed = true;
         // Nobody may be waiting.
         drop(landing.send(Some(outcome)));
     }
 
-    /// The end of all attempts; none if one panicked.
-    async fn fetch(&self) -> Option<Outcome<S::Value, S::Error>> {
+    /// The end of all attempts.
+    async fn fetch(&self) -> Outcome<S::Value, S::Error> {
         let inner = &self.inner;
-        let mut tried = Tried { attempts: 0, since: Instant::now() };
+        let mut attempts = 0;
+        let begun = Instant::now();
         loop {
-            let error = match self.try_once().await? {
-                Ok(kept) => return Some(Ok(kept)),
+            let asked = Instant::now();
+            let call = Call { urgent: !inner.has_token(&self.key), ..self.call.clone() };
+            let error = match inner.source.fetch(self.key.clone(), call).await {
+                Ok(fetched) => return Ok(Kept::new(fetched, asked, Jitter::random())),
                 Err(error) => error,
             };
-            tried.attempts += 1;
-            let Some(pause) = inner.pause(&self.key, &error, tried) else {
-                return Some(Err(error));
-            };
+            inner.counters.failures.add_one();
+            attempts += 1;
+            let tried = Tried { attempts, begun, asked };
+            let Some(pause) = inner.pause(&self.key, &error, tried) else { return Err(error) };
             sleep(pause).await;
             inner.counters.retries.add_one();
         }
-    }
-
-    /// One attempt, and a second one beside it if it is slow and nobody can be answered meanwhile.
-    async fn try_once(&self) -> Option<Outcome<S::Value, S::Error>> {
-        let inner = &self.inner;
-        let hedge_after = inner.policy.hedge_after.filter(|_| !inner.has_token(&self.key));
-        let Some(after) = hedge_after else {
-            return Some(inner.attempt(self.key.clone(), self.call.clone()).await);
-        };
-        let mut first = self.begin();
-        tokio::select! {
-            landed = &mut first => return landed.ok(),
-            () = sleep(after) => {}
-        }
-        if !inner.retries.take(Instant::now()) {
-            return first.await.ok();
-        }
-        inner.counters.retries.add_one();
-        let mut second = self.begin();
-        let (landed, other) = tokio::select! {
-            landed = &mut first => (landed, second),
-            landed = &mut second => (landed, first),
-        };
-        match landed.ok()? {
-            Err(FetchError::Transient { .. }) => other.await.ok(),
-            decided => Some(decided),
-        }
-    }
-
-    /// An attempt in a task of its own: the one that loses ends by itself, as what is upstream
-    /// counts calls that are given up as calls.
-    fn begin(&self) -> JoinHandle<Outcome<S::Value, S::Error>> {
-        let (inner, key, call) = (self.inner.clone(), self.key.clone(), self.call.clone());
-        tokio::spawn(async move { inner.attempt(key, call).await })
     }
 }
 

@@ -21,18 +21,15 @@ pub struct Policy {
     pub verify_pause: Duration,
     /// How long a request waits for a refresh in the last minutes of a token.
     pub critical_wait: Duration,
-    /// Pauses between the attempts of a request that has no token to fall back on; the last one
-    /// repeats. Each is shortened at random. See [`crate::Source::patience`].
+    /// From the beginning of an attempt to that of the next one, for a request that has no token
+    /// to fall back on; the last one repeats. Each is shortened at random, and an attempt that took
+    /// longer is followed at once by the next one. See [`crate::Source::patience`].
     pub retry_pauses: Vec<Duration>,
     /// How many attempts beyond the first of their fetch the whole cache may make at once. Those
     /// beyond wait, or fail if they cannot wait so long.
     pub retry_burst: u32,
     /// After the burst, one such attempt each so often.
     pub retry_every: Duration,
-    /// Make a second attempt beside one that has not been answered for so long, if there is no
-    /// token to fall back on; the first to succeed counts. It is a retry to the two above. Never
-    /// if absent.
-    pub hedge_after: Option<Duration>,
     /// How long a key is answered from the cache after a caller had its token replaced: see
     /// [`crate::Request::rejecting`].
     pub reject_pause: Duration,
@@ -53,12 +50,12 @@ impl Default for Policy {
             verify_wait: Duration::from_secs(1),
             verify_pause: Duration::from_secs(5),
             critical_wait: Duration::from_secs(10),
-            // attempts at 0, 0.2, 0.6, 1.5, 3.5, 8, 16 … s
-            retry_pauses: [200, 400, 900, 2000, 4500, 8000].map(Duration::from_millis).to_vec(),
-            // One cold key tries eight times in 25 s.
+            // At the latest at 0, 0.2, 0.6, 1.5, 3.5, 5.5 … s. Not further apart: when every second
+            // attempt fails, it takes many of them within the patience to be sure of a token.
+            retry_pauses: [200, 400, 900, 2000].map(Duration::from_millis).to_vec(),
+            // A few cold keys, of which each tries some twenty times in 25 s.
             retry_burst: 30,
             retry_every: Duration::from_secs(1),
-            hedge_after: None,
             reject_pause: Duration::from_secs(10),
             max_waiters: 1024,
         }
@@ -66,7 +63,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The longest pause before attempt `attempt` (from 1 on).
+    /// The longest time from attempt `attempt` (from 1 on) to the next one.
     pub(crate) fn retry_pause(&self, attempt: usize) -> Duration {
         let pauses = &self.retry_pauses;
         pauses.get(attempt - 1).or(pauses.last()).copied().unwrap_or(Duration::from_secs(1))
@@ -136,7 +133,7 @@ mod tests {
     fn the_last_retry_pause_repeats() {
         let policy = Policy::default();
         let millis: Vec<u128> = (1..=8).map(|n| policy.retry_pause(n).as_millis()).collect();
-        assert_eq!(millis, [200, 400, 900, 2000, 4500, 8000, 8000, 8000]);
+        assert_eq!(millis, [200, 400, 900, 2000, 2000, 2000, 2000, 2000]);
         let none = Policy { retry_pauses: Vec::new(), ..policy };
         assert_eq!(none.retry_pause(1), Duration::from_secs(1));
     }

@@ -38,6 +38,8 @@ pub struct Call<V> {
     /// The token that was cached and that a caller has no use for any more: see
     /// [`crate::Request::rejecting`]. The source's own source is to be told, should it have a cache.
     pub rejected: Option<V>,
+    /// There is no living token: whoever asks has to wait for this fetch.
+    pub urgent: bool,
 }
 
 /// A fresh token and how long it lives from now.
@@ -85,13 +87,14 @@ impl<E> FetchError<E> {
 
 impl<V> Default for Call<V> {
     fn default() -> Self {
-        Self { trace: None, rejected: None }
+        Self { trace: None, rejected: None, urgent: false }
     }
 }
 
 impl<V: Clone> Clone for Call<V> {
     fn clone(&self) -> Self {
-        Self { trace: self.trace.clone(), rejected: self.rejected.clone() }
+        let Self { trace, rejected, urgent } = self;
+        Self { trace: trace.clone(), rejected: rejected.clone(), urgent: *urgent }
     }
 }
 
@@ -100,6 +103,7 @@ impl<V> fmt::Debug for Call<V> {
         f.debug_struct("Call")
             .field("trace", &self.trace)
             .field("rejected", &self.rejected.is_some())
+            .field("urgent", &self.urgent)
             .finish()
     }
 }

@@ -556,8 +556,9 @@ async fn an_attempt_that_took_its_time_is_followed_at_once() {
     fake.takes(Duration::from_secs(2));
     let before = Instant::now();
     assert!(cache.get(&"k").await.is_err());
-    assert_eq!(before.elapsed(), Duration::from_secs(22));
-    assert_eq!(fake.calls(), 11);
+    // The last one may begin at the very end of the patience.
+    assert_eq!(before.elapsed(), Duration::from_secs(24));
+    assert_eq!(fake.calls(), 12);
 }
 
 #[tokio::test(start_paused = true)]
