@@ -204,15 +204,22 @@ fn objects_of_another_controller_are_named_and_left_alone() {
 }
 
 #[test]
-fn service_principals_are_assigned_without_any_host() {
-    let mut world = world();
-    let principal = Arc::make_mut(&mut world.identities[0]);
-    principal.spec = serde_json::from_value(serde_json::json!({
-        "type": 1, "clientID": crate::testing::client_id("x").as_str(), "tenantID": "t",
-        "clientPassword": {"name": "secret"},
-    }))
-    .unwrap();
-    world.pods = vec![pod("apps", "web", "sel", "unknown-node").into()];
-    assert_eq!(apply(&mut world, &Views::new()), ["create Assigned"]);
-    assert!(engine(&world, &Views::new()).ledger.needs().is_empty());
+fn what_needs_no_arm_is_assigned_without_any_host() {
+    let client = crate::testing::client_id("x");
+    for spec in [
+        serde_json::json!({"type": 1, "clientID": client.as_str(), "tenantID": "t",
+            "clientPassword": {"name": "secret"}}),
+        serde_json::json!({"type": 3, "clientID": client.as_str(), "tenantID": "t",
+            "federatedBy": "Pod", "resourceID": crate::testing::id("x").as_str()}),
+    ] {
+        let mut world = world();
+        let identity = Arc::make_mut(&mut world.identities[0]);
+        identity.spec = serde_json::from_value(spec).unwrap();
+        world.pods = vec![pod("apps", "web", "sel", "unknown-node").into()];
+        assert_eq!(apply(&mut world, &Views::new()), ["create Assigned"]);
+        assert!(engine(&world, &Views::new()).ledger.needs().is_empty());
+        // What the node's agent needs to know is in the object.
+        let stored = world.assigned[0].spec.identity.as_ref().unwrap();
+        assert_eq!(stored.spec, world.identities[0].spec);
+    }
 }
