@@ -8,10 +8,28 @@ use crate::namespace::Namespace;
 const ID: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/n";
 const GUID: &str = "00000000-0000-0000-0000-00000000000a";
 
+/// A federated identity with some fields changed.
+fn federated(changes: &[(&str, Value)]) -> Value {
+    let mut spec =
+        json!({"type": 3, "federatedBy": "NodeAgent", "clientID": GUID, "tenantID": "t.example"});
+    for (field, value) in changes {
+        spec[field] = value.clone();
+    }
+    spec
+}
+
+/// A service principal with auxiliary tenants.
+fn principal(tenants: Value) -> Value {
+    json!({
+        "type": 1, "tenantID": "t", "clientID": GUID, "clientPassword": {"name": "s"},
+        "AuxiliaryTenantIDs": tenants
+    })
+}
+
 #[tokio::test]
 async fn the_schema_refuses_identities_that_cannot_work() {
     let space = Namespace::new("schema").await;
-    let cases: [(&str, Value, &str); 10] = [
+    let cases: [(&str, Value, &str); 19] = [
         (
             "malformed resource id",
             json!({"type": 0, "resourceID": "demo"}),
@@ -42,6 +60,31 @@ async fn the_schema_refuses_identities_that_cannot_work() {
             json!({"resourceID": ID, "adEndpoint": "http://x"}),
             "adEndpoint must be an https URL",
         ),
+        ("no form", federated(&[("federatedBy", Value::Null)]), "type 3 needs clientID, tenantID"),
+        ("unknown form", federated(&[("federatedBy", json!("pod"))]), "spec.federatedBy"),
+        ("tenant", federated(&[("tenantID", json!("a/b"))]), "type 3 needs clientID, tenantID"),
+        (
+            "a secret for a federated identity",
+            federated(&[("clientPassword", json!({"name": "s"}))]),
+            "type 3 has no credential",
+        ),
+        (
+            "resource id of a federated identity",
+            federated(&[("resourceID", json!("demo"))]),
+            "resourceID of type 3 must be",
+        ),
+        (
+            "form for another type",
+            json!({"resourceID": ID, "federatedBy": "Pod"}),
+            "federatedBy is for type 3 only",
+        ),
+        (
+            "tenants of a managed identity",
+            json!({"resourceID": ID, "auxiliaryTenantIDs": ["a"]}),
+            "auxiliaryTenantIDs are for type 1 only",
+        ),
+        ("tenants", principal(json!(["a", "b", "c", "d"])), "at most 3 items"),
+        ("tenants in old spelling", principal(json!(["../b"])), "should match"),
     ];
     for (case, spec, expected) in cases {
         let error = space.apply(&space.object("AzureIdentity", "bad", &spec)).await.unwrap_err();
@@ -71,6 +114,9 @@ async fn every_spelling_of_upstream_applies() {
             json!({"type": 1, "tenantID": "contoso", "clientID": GUID, "auxiliaryTenantIDs": null,
                 "clientPassword": {"name": "s", "namespace": space.name}}),
         ),
+        ("AzureIdentity", "tenants", principal(json!(["a", "b.example", GUID]))),
+        ("AzureIdentity", "federated", federated(&[])),
+        ("AzureIdentity", "named", federated(&[("resourceID", json!(ID))])),
         ("AzureIdentityBinding", "oldest", json!({"AzureIdentity": "oldest", "Selector": "s"})),
         ("AzurePodIdentityException", "oldest", json!({"PodLabels": {"app": "mic"}})),
     ] {
