@@ -2,10 +2,10 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, ResourceExt};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FederatedBy;
+use super::{FederatedBy, IdentityType};
 use crate::arm_id::{ArmIdError, IdentityId};
 use crate::guid::{Guid, NotAGuid};
 use crate::labels;
@@ -137,24 +137,6 @@ pub struct AzureIdentityStatus {
     /// Pods to which the identity is assigned.
     #[serde(default)]
     pub pods: i32,
-}
-
-/// The kinds of identity. A number from elsewhere is kept, so that one odd object cannot break
-/// reading all others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "i64", into = "i64")]
-pub enum IdentityType {
-    /// 0: a user-assigned managed identity, attached to the host and minted by IMDS.
-    #[default]
-    UserAssigned,
-    /// 1: a service principal with a client secret.
-    ServicePrincipal,
-    /// 2: a service principal with a certificate.
-    ServicePrincipalCertificate,
-    /// 3: a managed identity or service principal by workload identity federation.
-    Federated,
-    /// None of these.
-    Unknown(i64),
 }
 
 /// Why an identity cannot be used as it is written.
@@ -342,42 +324,6 @@ fn present(value: Option<&str>) -> Option<&str> {
 impl SecretRef {
     fn namespace(&self) -> Option<&str> {
         present(self.namespace.as_deref())
-    }
-}
-
-// === impl IdentityType ===
-
-impl From<i64> for IdentityType {
-    fn from(number: i64) -> Self {
-        match number {
-            0 => Self::UserAssigned,
-            1 => Self::ServicePrincipal,
-            2 => Self::ServicePrincipalCertificate,
-            3 => Self::Federated,
-            other => Self::Unknown(other),
-        }
-    }
-}
-
-impl From<IdentityType> for i64 {
-    fn from(kind: IdentityType) -> Self {
-        match kind {
-            IdentityType::UserAssigned => 0,
-            IdentityType::ServicePrincipal => 1,
-            IdentityType::ServicePrincipalCertificate => 2,
-            IdentityType::Federated => 3,
-            IdentityType::Unknown(other) => other,
-        }
-    }
-}
-
-impl JsonSchema for IdentityType {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "IdentityType".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "integer", "enum": [0, 1, 2, 3]})
     }
 }
 

@@ -6,6 +6,7 @@ mod binding;
 mod exception;
 mod federated_by;
 mod identity;
+mod identity_type;
 mod manifests;
 mod validation;
 
@@ -20,8 +21,9 @@ pub use binding::{AzureIdentityBinding, AzureIdentityBindingSpec, AzureIdentityB
 pub use exception::{AzurePodIdentityException, AzurePodIdentityExceptionSpec};
 pub use federated_by::FederatedBy;
 pub use identity::{
-    AzureIdentity, AzureIdentitySpec, AzureIdentityStatus, IdentityProblem, IdentityType, SecretRef,
+    AzureIdentity, AzureIdentitySpec, AzureIdentityStatus, IdentityProblem, SecretRef,
 };
+pub use identity_type::IdentityType;
 pub use manifests::manifests;
 
 /// Condition type of `AzureIdentity` and `AzureIdentityBinding`: does it work, and why not.
