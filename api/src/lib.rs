@@ -18,6 +18,7 @@ pub mod node_api;
 pub mod resource;
 pub mod selector;
 pub mod tenant;
+pub mod token_hash;
 
 pub use arm_id::{ArmId, IdentityId};
 pub use crd::{
@@ -31,3 +32,4 @@ pub use host::Host;
 pub use resource::is_resource;
 pub use selector::IdentitySelector;
 pub use tenant::Tenant;
+pub use token_hash::TokenHash;

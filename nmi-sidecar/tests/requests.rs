@@ -7,11 +7,10 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use api::Guid;
 use api::node_api::{AuxiliaryToken, NodeErrorCode};
+use api::{Guid, TokenHash};
 use common::node::{AssertionPolicy, CLIENT_ID};
 use common::{FakeNode, GOOD, PATH, Setup, Sidecar};
-use nmi_sidecar::imds::TokenHash;
 
 const ID: &str = "6d0b6c5f-9f4b-4a6c-8f5b-3d0a7c1e2f30";
 

@@ -2,12 +2,10 @@
 //! byte by byte. Pure: no socket, no clock.
 
 mod error;
-mod hash;
 mod query;
 mod request;
 mod response;
 
 pub use error::{ErrorReply, ImdsError, Outcome};
-pub use hash::{NotAHash, TokenHash};
 pub use request::{Hosts, TokenKey, TokenRequest, parse};
 pub use response::{CachedToken, Connection, Content, Frame, Reply};

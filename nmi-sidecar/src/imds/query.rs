@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
+use api::TokenHash;
+
 use super::error::ImdsError;
-use super::hash::TokenHash;
 
 /// The parameters that matter, decoded.
 #[derive(Debug, Default, PartialEq, Eq)]

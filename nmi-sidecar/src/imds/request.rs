@@ -4,11 +4,10 @@
 
 use std::borrow::Cow;
 
-use api::{Guid, IdentitySelector, is_resource};
+use api::{Guid, IdentitySelector, TokenHash, is_resource};
 use httparse::Header;
 
 use super::error::ImdsError;
-use super::hash::TokenHash;
 use super::query::{self, Selector};
 
 /// A token that an application wants, and what it says besides.

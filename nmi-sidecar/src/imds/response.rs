@@ -5,10 +5,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::TokenHash;
 use api::node_api::{AuxiliaryToken, TokenResponse};
 
 use super::error::{ErrorReply, quoted};
-use super::hash::TokenHash;
 
 /// A token, or the tokens of an identity of several tenants, whose body is rendered but for the
 /// seconds that it still lives.

@@ -1,4 +1,4 @@
-//! The SHA-256 of a token: names a token without being one.
+//! The SHA-256 of a token: tells it from others without being one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 
 /// The SHA-256 of a token, in hex as clients and the node's agent write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
 /// It is not 64 hexadecimal digits.
