@@ -150,10 +150,24 @@ impl Stage {
     }
 }
 
-/// The same texts, each begun by another caller at another place.
+/// The same requests, begun at another place by each caller.
 fn rotated(script: &[Rc<[u8]>], caller: usize) -> Vec<Rc<[u8]>> {
     let mut script = script.to_vec();
     let by = caller % script.len().max(1);
     script.rotate_left(by);
     script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_send_the_same_requests_from_different_places_on() {
+        let script: Vec<Rc<[u8]>> = ["a", "b", "c"].map(|text| Rc::from(text.as_bytes())).into();
+        for (caller, expected) in [(0, "abc"), (1, "bca"), (5, "cab")] {
+            assert_eq!(rotated(&script, caller).concat(), expected.as_bytes(), "{caller}");
+        }
+        assert!(rotated(&[], 3).is_empty());
+    }
 }

@@ -49,6 +49,7 @@ struct Node {
 struct Samples {
     idle: Vec<f64>,
     anonymous: Vec<f64>,
+    peak: Vec<f64>,
     doors: [Vec<LoadSample>; Door::ALL.len()],
 }
 
@@ -87,6 +88,9 @@ fn round(stage: &Stage, imds: &Imds, samples: &mut [Samples; NODES.len()]) -> Re
                 .with_context(|| format!("{}, {} pods", door.name(), node.pods))?;
             samples.doors[door as usize].push(sample);
         }
+    }
+    for (agent, samples) in agents.iter().zip(&mut *samples) {
+        samples.peak.push(mebibytes(agent.usage()?.memory.peak));
     }
     Ok(())
 }
@@ -164,6 +168,8 @@ impl Samples {
         report.figure(Figure::new(name, "MiB", self.idle).peer("32"));
         let name = format!("nmi-host: of that not backed by a file, {many}");
         report.figure(Figure::new(name, "MiB", self.anonymous));
+        let name = format!("nmi-host: the most that was ever resident, {many}");
+        report.figure(Figure::new(name, "MiB", self.peak).peer("47"));
         for (door, samples) in Door::ALL.into_iter().zip(self.doors) {
             let row = LoadRow {
                 server: format!("nmi-host, {many}"),
