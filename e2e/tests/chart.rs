@@ -33,6 +33,8 @@ const CASES: [(&str, &[&str]); 4] = [
         "minimal",
         &[
             "--set=webhook.replicas=1,controller.replicas=1",
+            "--set=sidecar.federatedToken=false",
+            "--set=injection.warmUp={https://vault.azure.net,https://storage.azure.com/}",
             "--set=nmiHost.nodeGuard=false,nmiHost.hostEndpoint=false,userFacingRoles=true",
             "--set=nmiHost.federatedToken=false,cloud.name=AzureChinaCloud",
             "--set=azure.credential=workloadIdentity,azure.tenantID=contoso",
@@ -42,7 +44,7 @@ const CASES: [(&str, &[&str]); 4] = [
 ];
 
 /// Values that must not get as far as a cluster, and what the person is told.
-const REFUSED: [(&[&str], &str); 10] = [
+const REFUSED: [(&[&str], &str); 12] = [
     (&["--set=image.registry="], "image.registry is empty"),
     (&["--set=webhook.replica=3"], "replica"),
     (&["--set=forceNamespaced=yes"], "forceNamespaced"),
@@ -53,6 +55,8 @@ const REFUSED: [(&[&str], &str); 10] = [
     (&["--set=nmiHost.allowAccessToSecrets=yes"], "allowAccessToSecrets"),
     (&["--set=nmiHost.allowedAuthorityHosts={https://x}"], "allowedAuthorityHosts"),
     (&["--set=azure.federationAudience=a b"], "federationAudience"),
+    (&["--set=injection.warmUp={a b}"], "warmUp"),
+    (&["--set=sidecar.federatedToken=yes"], "federatedToken"),
 ];
 
 async fn helm(args: &[&str]) -> Output {
