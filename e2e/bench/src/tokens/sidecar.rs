@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::{Stage, rotated};
 use crate::fakes::NodeAgent;
 use crate::fakes::authority::SERVER_NAME;
-use crate::load::{self, Caller, Connections, Plan, Server};
+use crate::load::{self, Caller, Connections, Plan, Server, Times};
 use crate::report::{Figure, LoadRow, LoadSample, Report};
 use crate::subject::{Launch, Subject};
 use crate::summary::{mebibytes, milliseconds};
@@ -25,10 +25,14 @@ const AZURE: Duration = Duration::from_millis(50);
 /// Tokens that a busy pod holds.
 const KEYS: usize = 64;
 
+/// Connections that ask at once; the sidecar takes 256.
+const HERD: usize = 200;
+
 /// Nothing has happened for so long when memory is read.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// A load of warm tokens.
+#[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
     callers: usize,
@@ -59,6 +63,7 @@ pub(super) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
     listening(stage, report)?;
     first_token(stage, Duration::ZERO, 30.0, report)?;
     first_token(stage, AZURE, 80.0, report)?;
+    herd(stage, report)?;
     warm(stage, report)
 }
 
@@ -123,6 +128,20 @@ fn first_token(stage: &Stage, delay: Duration, at_most: f64, report: &mut Report
     let most = calls.iter().copied().fold(0.0, f64::max);
     let name = format!("{name}: token calls, the most");
     report.promised(Figure::new(name, "", vec![most]).peer("3 in series"), 1.0);
+    Ok(())
+}
+
+/// Everybody asks for the same token before there is one.
+fn herd(stage: &Stage, report: &mut Report) -> Result<()> {
+    let agent = NodeAgent::start(&stage.fakes, &stage.authority, AZURE)?;
+    let mut sidecar = launch(stage, &agent).start()?;
+    drop(sidecar.connect(listen())?);
+    let case = Case { callers: HERD, ..CASES[ONE] };
+    let moment = Times { settle: Duration::ZERO, measure: Duration::from_millis(1) };
+    load::run(&case.plan(listen()), moment, || Ok(()))?;
+    let calls = f64::from(u32::try_from(agent.token_calls())?);
+    let name = format!("sidecar: token calls for {HERD} cold requests at once");
+    report.promised(Figure::new(name, "", vec![calls]).peer("1"), 1.0);
     Ok(())
 }
 
