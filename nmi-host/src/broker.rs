@@ -325,7 +325,10 @@ pub(crate) mod testing {
     }
 
     pub(crate) fn fixture(imds: &str) -> Fixture {
-        fixture_of(Minter::of_imds(Imds::new(imds), HostMetrics::detached()))
+        fixture_of(Minter::of_imds(
+            Imds::new(imds, HostMetrics::detached()),
+            HostMetrics::detached(),
+        ))
     }
 
     pub(crate) fn fixture_of(minter: Minter) -> Fixture {

@@ -255,7 +255,7 @@ impl Agent {
         pods: Table<PodView>,
     ) -> anyhow::Result<Broker> {
         let principals = self.principals()?;
-        let imds = Imds::new(&self.config.imds_endpoint);
+        let imds = Imds::new(&self.config.imds_endpoint, self.counters.clone());
         let minter = Minter::new(imds, principals, self.counters.clone());
         let policy = Policy { capacity: CACHED_TOKENS, ..Policy::default() };
         let tokens = TokenCache::new(minter, policy);
@@ -275,7 +275,7 @@ impl Agent {
         let transport = azure_http::transport(entra.ca_bundle.as_deref())
             .context("cannot set up the connection to Entra")?;
         let (authorities, federation) = (entra.authorities.clone(), entra.federation.clone());
-        let principals = Principals::new(authorities, transport, federation);
+        let principals = Principals::new(authorities, transport, federation, self.counters.clone());
         Ok(if entra.secrets { principals.reading_secrets(self.client.clone()) } else { principals })
     }
 

@@ -1,5 +1,7 @@
 //! The closed sets that labels are taken from: never a name, an id or an error text.
 
+use std::fmt;
+
 /// What a sidecar asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -108,6 +110,15 @@ impl ReviewResult {
             Self::WrongNode => "wrong_node",
             Self::Unavailable => "unavailable",
         }
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Imds => "Azure's metadata service",
+            Self::Entra => "Entra",
+        })
     }
 }
 

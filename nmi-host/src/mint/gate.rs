@@ -1,43 +1,62 @@
-//! The metadata service's limits for tokens, kept here so that it never has to enforce them: five
-//! calls at a time and twenty a second for the whole VM.
+//! The pace at which an issuer of tokens is asked, kept here so that it never has to enforce it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-/// Lets calls through at the documented pace, in the order in which they came.
+/// How many calls there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// At a time.
+    pub(crate) at_a_time: usize,
+    /// That start within a second.
+    pub(crate) per_second: usize,
+}
+
+/// Lets calls through at a pace, in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    places: Semaphore,
+    pace: Pace,
+    places: Arc<Semaphore>,
     started: Mutex<VecDeque<Instant>>,
 }
 
 /// The right to make one call, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    _place: Option<SemaphorePermit<'a>>,
+pub(crate) struct Turn {
+    _place: Option<OwnedSemaphorePermit>,
 }
 
-const AT_A_TIME: usize = 5;
-const PER_WINDOW: usize = 20;
 const WINDOW: Duration = Duration::from_secs(1);
+
+// === impl Pace ===
+
+impl Pace {
+    /// What the metadata service documents for the tokens of a whole VM.
+    pub(crate) const IMDS: Self = Self { at_a_time: 5, per_second: 20 };
+
+    /// Entra has no such limit for one caller; this keeps a node with many applications from being
+    /// noticed as a flood.
+    pub(crate) const ENTRA: Self = Self { at_a_time: 8, per_second: 20 };
+}
 
 // === impl Gate ===
 
 impl Gate {
     /// A gate through which nobody has gone.
-    pub(crate) fn new() -> Self {
-        Self { places: Semaphore::new(AT_A_TIME), started: Mutex::default() }
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { pace, places: Arc::new(Semaphore::new(pace.at_a_time)), started: Mutex::default() }
     }
 
     /// Waits for a turn.
-    pub(crate) async fn turn(&self) -> Turn<'_> {
+    pub(crate) async fn turn(&self) -> Turn {
         // The semaphore is never closed.
-        let place = self.places.acquire().await.ok();
+        let place = self.places.clone().acquire_owned().await.ok();
         let mut started = self.started.lock().await;
-        if started.len() == PER_WINDOW
+        if started.len() == self.pace.per_second
             && let Some(oldest) = started.front()
         {
             // With the lock held: tokio's lock is fair, so the order is kept. Forgotten only
@@ -48,11 +67,25 @@ impl Gate {
         started.push_back(Instant::now());
         Turn { _place: place }
     }
-}
 
-impl Default for Gate {
-    fn default() -> Self {
-        Self::new()
+    /// A turn for a call that can do without one: if more than half of the places are free, and
+    /// nobody waits.
+    pub(crate) fn spare_turn(&self) -> Option<Turn> {
+        let mut started = self.started.try_lock().ok()?;
+        let now = Instant::now();
+        let full = started.len() == self.pace.per_second;
+        if full && started.front().is_some_and(|oldest| now < *oldest + WINDOW) {
+            return None;
+        }
+        if self.places.available_permits() <= self.pace.at_a_time / 2 {
+            return None;
+        }
+        let place = self.places.clone().try_acquire_owned().ok()?;
+        if full {
+            started.pop_front();
+        }
+        started.push_back(now);
+        Some(Turn { _place: Some(place) })
     }
 }
 
@@ -62,9 +95,12 @@ mod tests {
 
     use super::*;
 
+    const AT_A_TIME: usize = Pace::IMDS.at_a_time;
+    const PER_WINDOW: usize = Pace::IMDS.per_second;
+
     /// When each of `calls` calls started, if each takes `length`.
     async fn starts(calls: usize, length: Duration) -> Vec<Duration> {
-        let (gate, begun) = (Arc::new(Gate::new()), Instant::now());
+        let (gate, begun) = (Arc::new(Gate::new(Pace::IMDS)), Instant::now());
         let calls = (0..calls).map(|_| {
             let gate = gate.clone();
             async move {
@@ -100,8 +136,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_spare_turn_takes_nothing_from_others() {
+        let gate = Gate::new(Pace::IMDS);
+        let taken = [gate.spare_turn(), gate.spare_turn(), gate.spare_turn()];
+        assert!(taken.iter().all(Option::is_some));
+        assert!(gate.spare_turn().is_none(), "the other places are for those who need them");
+        drop(taken);
+        for _ in 3..PER_WINDOW {
+            gate.turn().await;
+        }
+        assert!(gate.spare_turn().is_none(), "the second is full");
+        tokio::time::sleep(WINDOW).await;
+        assert!(gate.spare_turn().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_gives_up_waiting_leaves_the_way_free() {
-        let gate = Gate::new();
+        let gate = Gate::new(Pace::IMDS);
         let turns = futures::future::join_all((0..AT_A_TIME).map(|_| gate.turn())).await;
         let impatient = tokio::time::timeout(Duration::from_secs(1), gate.turn()).await;
         assert!(impatient.is_err());
@@ -111,7 +162,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_waiting_does_not_let_the_next_one_through_early() {
-        let (gate, begun) = (Gate::new(), Instant::now());
+        let (gate, begun) = (Gate::new(Pace::IMDS), Instant::now());
         for _ in 0..PER_WINDOW {
             gate.turn().await;
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use api::IdentityId;
+use api::node_api::CORRELATION_HEADER;
 use form_urlencoded::Serializer;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -11,18 +12,39 @@ use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::answer::{self, ImdsError, ImdsToken};
-use super::gate::Gate;
+use super::gate::Pace;
+use super::upstream::{Manner, NotCalled, Upstream};
+use crate::digest::Digest;
+use crate::metrics::{HostMetrics, Issuer};
 
 /// A client of the metadata service.
 #[derive(Debug)]
 pub(crate) struct Imds {
     client: Client<HttpConnector, Empty<Bytes>>,
     endpoint: String,
-    gate: Gate,
+    upstream: Upstream,
 }
+
+/// What a call asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Question<'a> {
+    /// The identity whose token is wanted.
+    pub(crate) identity: &'a IdentityId,
+    /// The audience of the token.
+    pub(crate) resource: &'a str,
+    /// A token that is to be replaced, not repeated.
+    pub(crate) rejected: Option<Digest>,
+    /// The correlation id.
+    pub(crate) trace: Option<&'a str>,
+    /// Whether somebody waits for the answer.
+    pub(crate) urgent: bool,
+}
+
+/// How a call ended, and how long it took.
+pub(crate) type Answered = (Result<ImdsToken, ImdsError>, Duration);
 
 const API_VERSION: &str = "2018-02-01";
 const USER_AGENT: &str = concat!("pod-identity-sidecar/nmi-host/", env!("CARGO_PKG_VERSION"));
@@ -31,9 +53,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For one call, once its turn has come.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For the turn: who is not let through by then would only answer a caller that has left.
-const TURN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Tokens with many group claims come near 8 kB.
 const MAX_ANSWER_BYTES: usize = 128 * 1024;
 
@@ -41,7 +60,7 @@ const MAX_ANSWER_BYTES: usize = 128 * 1024;
 
 impl Imds {
     /// A client of the service at `endpoint`, an http URL without path.
-    pub(crate) fn new(endpoint: &str) -> Self {
+    pub(crate) fn new(endpoint: &str, metrics: HostMetrics) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
@@ -50,50 +69,60 @@ impl Imds {
             .pool_idle_timeout(Duration::from_secs(10))
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(connector);
-        Self { client, endpoint: endpoint.trim_end_matches('/').to_owned(), gate: Gate::new() }
+        let upstream = Upstream::new(Issuer::Imds, Pace::IMDS, metrics);
+        Self { client, endpoint: endpoint.trim_end_matches('/').to_owned(), upstream }
     }
 
-    /// Asks for a token, when it is this call's turn; the second value is how long the call took.
-    pub(crate) async fn token(
-        &self,
-        identity: &IdentityId,
-        resource: &str,
-    ) -> (Result<ImdsToken, ImdsError>, Duration) {
-        let Ok(_turn) = tokio::time::timeout(TURN_TIMEOUT, self.gate.turn()).await else {
-            return (Err(ImdsError::Throttled(None)), Duration::ZERO);
+    /// Asks for a token, when it is this call's turn.
+    pub(crate) async fn token(&self, question: Question<'_>) -> Result<Answered, NotCalled> {
+        let uri = self.uri(&question);
+        let call = || {
+            let asking = call(self.client.clone(), uri.clone(), question.trace.map(str::to_owned));
+            async move {
+                let begun = Instant::now();
+                let answer = timeout(CALL_TIMEOUT, asking).await;
+                let late = |_| Err(ImdsError::Unavailable("no answer in time".to_owned()));
+                (answer.unwrap_or_else(late), begun.elapsed())
+            }
         };
-        let begun = Instant::now();
-        let answer = tokio::time::timeout(CALL_TIMEOUT, self.call(identity, resource)).await;
-        let answer =
-            answer.unwrap_or_else(|_| Err(ImdsError::Unavailable("no answer in time".to_owned())));
-        (answer, begun.elapsed())
+        // Whatever else it says, it answers.
+        let failed = |(answer, _): &Answered| matches!(answer, Err(ImdsError::Unavailable(_)));
+        self.upstream.call(call, Manner { urgent: question.urgent, failed }).await
     }
 
-    async fn call(&self, identity: &IdentityId, resource: &str) -> Result<ImdsToken, ImdsError> {
-        let unavailable = |error: &dyn std::fmt::Display| ImdsError::Unavailable(error.to_string());
-        let request = Request::get(self.uri(identity, resource))
-            .header("metadata", "true")
-            .header(header::USER_AGENT, USER_AGENT)
-            .body(Empty::new())
-            .map_err(|error| unavailable(&error))?;
-        let response = self.client.request(request).await.map_err(|error| unavailable(&error))?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| unavailable(&error))?
-            .to_bytes();
-        answer::read(head.status, &head.headers, &body)
-    }
-
-    fn uri(&self, identity: &IdentityId, resource: &str) -> String {
-        let query = Serializer::new(String::new())
+    fn uri(&self, question: &Question<'_>) -> String {
+        let mut query = Serializer::new(String::new());
+        query
             .append_pair("api-version", API_VERSION)
-            .append_pair("resource", resource)
-            .append_pair("msi_res_id", identity.as_str())
-            .finish();
-        format!("{}/metadata/identity/oauth2/token?{query}", self.endpoint)
+            .append_pair("resource", question.resource)
+            .append_pair("msi_res_id", question.identity.as_str());
+        if let Some(digest) = &question.rejected {
+            query.append_pair("token_sha256_to_refresh", &digest.to_string());
+        }
+        format!("{}/metadata/identity/oauth2/token?{}", self.endpoint, query.finish())
     }
+}
+
+async fn call(
+    client: Client<HttpConnector, Empty<Bytes>>,
+    uri: String,
+    trace: Option<String>,
+) -> Result<ImdsToken, ImdsError> {
+    let unavailable = |error: &dyn std::fmt::Display| ImdsError::Unavailable(error.to_string());
+    let mut request =
+        Request::get(uri).header("metadata", "true").header(header::USER_AGENT, USER_AGENT);
+    if let Some(trace) = trace {
+        request = request.header(CORRELATION_HEADER, trace);
+    }
+    let request = request.body(Empty::new()).map_err(|error| unavailable(&error))?;
+    let response = client.request(request).await.map_err(|error| unavailable(&error))?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MAX_ANSWER_BYTES)
+        .collect()
+        .await
+        .map_err(|error| unavailable(&error))?
+        .to_bytes();
+    answer::read(head.status, &head.headers, &body)
 }
 
 /// Whether `endpoint` can be a metadata service: plain http, a host, no path.
@@ -113,7 +142,16 @@ mod tests {
 
     #[test]
     fn the_request_names_the_identity_and_the_resource_and_nothing_else() {
-        let uri = Imds::new("http://127.0.0.1:1/").uri(&resource_id("db"), "https://x.y/?a=b&c#d");
+        let imds = Imds::new("http://127.0.0.1:1/", HostMetrics::detached());
+        let identity = resource_id("db");
+        let question = Question {
+            identity: &identity,
+            resource: "https://x.y/?a=b&c#d",
+            rejected: None,
+            trace: None,
+            urgent: true,
+        };
+        let uri = imds.uri(&question);
         assert_eq!(
             uri,
             "http://127.0.0.1:1/metadata/identity/oauth2/token?api-version=2018-02-01\
@@ -122,6 +160,9 @@ mod tests {
              %2FMicrosoft.ManagedIdentity%2FuserAssignedIdentities%2Fdb"
         );
         assert!(uri.parse::<Uri>().is_ok());
+        let rejected = Some(Digest::of("t"));
+        let more = imds.uri(&Question { rejected, ..question });
+        assert_eq!(more, format!("{uri}&token_sha256_to_refresh={}", Digest::of("t")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tokens for identities: who issues them is decided by the identity's type.
 
 mod answer;
+mod circuit;
 mod federation;
 mod gate;
 mod imds;
@@ -9,6 +10,7 @@ mod principal;
 #[cfg(test)]
 mod tests;
 mod token;
+mod upstream;
 mod verify;
 
 use std::time::{Duration, Instant, SystemTime};
@@ -22,6 +24,7 @@ use answer::ImdsError;
 #[cfg(test)]
 pub(crate) use federation::testing;
 pub(crate) use federation::{FederationSettings, PodAssertions};
+use imds::Question;
 pub(crate) use imds::{Imds, is_endpoint};
 use key::Issuer;
 pub(crate) use key::{BadResource, MintKey, Resource};
@@ -29,8 +32,10 @@ pub(crate) use principal::{Authorities, Host, NotAHost, Principals, unpack_for_p
 use principal::{EntraError, Principal, PrincipalError};
 pub(crate) use token::Token;
 use token::{checked, checked_principal, unix, with_auxiliary};
+use upstream::NotCalled;
 use verify::{Expected, WrongToken};
 
+use crate::digest::Digest;
 use crate::metrics::{EntraResult, HostMetrics, ImdsResult};
 
 /// Where the node's tokens come from.
@@ -53,6 +58,9 @@ pub(crate) enum MintError {
     /// What came was not the identity's.
     #[error(transparent)]
     WrongToken(#[from] WrongToken),
+    /// Nobody was asked.
+    #[error(transparent)]
+    NotCalled(#[from] NotCalled),
     /// The token of a further tenant could not be had.
     #[error("spec.auxiliaryTenantIDs, tenant {tenant}: {error}")]
     Auxiliary {
@@ -82,8 +90,9 @@ enum Meaning {
 /// attachment gets there within seconds.
 const PROPAGATION: Duration = Duration::from_secs(12);
 
-/// How long a caller waits for a service that is updating, throttling or failing.
-const OUTAGE: Duration = Duration::from_secs(8);
+/// How long a caller waits for a service that is updating, throttling or failing. A sidecar asks
+/// again for 22 s, and each time joins the fetch that goes on here.
+const OUTAGE: Duration = Duration::from_secs(20);
 
 // === impl Minter ===
 
@@ -108,20 +117,31 @@ impl Minter {
         &self,
         expected: &Expected,
         resource: &Resource,
+        call: &Call<Token>,
     ) -> Result<Fetched<Token>, MintError> {
-        let (answer, took) = self.imds.token(&expected.resource_id, resource.as_str()).await;
+        let question = Question {
+            identity: &expected.resource_id,
+            resource: resource.as_str(),
+            rejected: call.rejected.as_ref().map(|token| Digest::of(&token.secret)),
+            trace: call.trace.as_deref(),
+            urgent: call.urgent,
+        };
+        let (answer, took) = self.imds.token(question).await?;
         let outcome = answer
             .map_err(MintError::from)
             .and_then(|answer| checked(answer, expected, SystemTime::now()));
         self.metrics.imds_called(result_label(&outcome), took);
         let (identity, resource) = (expected.resource_id.as_str(), resource.as_str());
+        let correlation_id = call.trace.as_deref();
         match &outcome {
             Ok(_) => {}
             // Usual for a few seconds after every attachment.
             Err(MintError::Imds(error @ ImdsError::UnknownIdentity)) => {
-                tracing::debug!(identity, resource, %error, "No token from IMDS");
+                tracing::debug!(correlation_id, identity, resource, %error, "No token from IMDS");
             }
-            Err(error) => tracing::warn!(identity, resource, %error, "No token from IMDS"),
+            Err(error) => {
+                tracing::warn!(correlation_id, identity, resource, %error, "No token from IMDS");
+            }
         }
         outcome
     }
@@ -131,12 +151,13 @@ impl Minter {
         &self,
         principal: &Principal,
         resource: &Resource,
+        call: &Call<Token>,
     ) -> Result<Fetched<Token>, MintError> {
-        let first = self.ask_tenant(principal, &principal.tenant, resource).await?;
+        let first = self.ask_tenant(principal, &principal.tenant, resource, call).await?;
         // Only now: the credential has been read, and has proved good.
         let more = principal.auxiliary.iter().map(async |tenant| {
             let of_tenant = |error| MintError::Auxiliary { tenant: tenant.clone(), error };
-            let answer = self.ask_tenant(principal, tenant, resource).await;
+            let answer = self.ask_tenant(principal, tenant, resource, call).await;
             answer.map_err(|error| of_tenant(Box::new(error)))
         });
         Ok(try_join_all(more).await?.into_iter().fold(first, with_auxiliary))
@@ -147,9 +168,13 @@ impl Minter {
         principal: &Principal,
         tenant: &Tenant,
         resource: &Resource,
+        call: &Call<Token>,
     ) -> Result<Fetched<Token>, MintError> {
         let begun = Instant::now();
-        let answer = self.principals.token(principal, tenant, resource.as_str()).await;
+        let answer = self.principals.token(principal, tenant, resource.as_str(), call).await;
+        if let Err(PrincipalError::NotCalled(error)) = answer {
+            return Err(error.into());
+        }
         let of = (&principal.client_id, tenant);
         let outcome = answer
             .map_err(MintError::from)
@@ -157,11 +182,12 @@ impl Minter {
         self.metrics.entra_called(entra_label(&outcome), begun.elapsed());
         if let Err(error) = &outcome {
             let (identity, resource) = (&principal.identity, resource.as_str());
+            let correlation_id = call.trace.as_deref();
             if error.meaning() == Meaning::AssertionRequired {
                 // Usual when no pod asks any more.
-                tracing::debug!(%identity, resource, %error, "No token from Entra");
+                tracing::debug!(correlation_id, %identity, resource, %error, "No token from Entra");
             } else {
-                tracing::warn!(%identity, resource, %error, "No token from Entra");
+                tracing::warn!(correlation_id, %identity, resource, %error, "No token from Entra");
             }
         }
         outcome
@@ -202,12 +228,14 @@ impl Source for Minter {
     async fn fetch(
         &self,
         key: MintKey,
-        _call: Call<Token>,
+        call: Call<Token>,
     ) -> Result<Fetched<Token>, FetchError<MintError>> {
         let outcome = match &key.issuer {
-            Issuer::Imds(expected) => self.ask_imds(expected, &key.resource).await,
+            Issuer::Imds(expected) => self.ask_imds(expected, &key.resource, &call).await,
             // A large future, and rare.
-            Issuer::Entra(principal) => Box::pin(self.ask_entra(principal, &key.resource)).await,
+            Issuer::Entra(principal) => {
+                Box::pin(self.ask_entra(principal, &key.resource, &call)).await
+            }
         };
         outcome.map_err(|error| match error.meaning() {
             Meaning::Refused => FetchError::Refused(error),
@@ -238,6 +266,7 @@ impl MintError {
     fn meaning(&self) -> Meaning {
         match self {
             Self::WrongToken(_) => Meaning::Refused,
+            Self::NotCalled(_) => Meaning::Unavailable,
             Self::Auxiliary { error, .. } => error.meaning(),
             Self::Imds(error) => match error {
                 ImdsError::UnknownIdentity => Meaning::Spreading,
@@ -253,7 +282,8 @@ impl MintError {
                 PrincipalError::Agent(error) if error.passes() => Meaning::Unavailable,
                 PrincipalError::AssertionRequired => Meaning::AssertionRequired,
                 PrincipalError::Entra(EntraError::Throttled(after)) => Meaning::Throttled(*after),
-                PrincipalError::Entra(EntraError::Unavailable(_)) => Meaning::Unavailable,
+                PrincipalError::Entra(EntraError::Unavailable(_))
+                | PrincipalError::NotCalled(_) => Meaning::Unavailable,
                 PrincipalError::NotAllowed
                 | PrincipalError::Authority(_)
                 | PrincipalError::Secret(_)

@@ -13,7 +13,8 @@ use crate::testing::{CLIENT, FakeImds, error_answer, imds, nowhere, token_answer
 const OTHER: &str = "00000000-0000-0000-0000-00000000000b";
 
 fn cache(endpoint: &str) -> TokenCache<Minter> {
-    let minter = Minter::of_imds(Imds::new(endpoint), HostMetrics::detached());
+    let minter =
+        Minter::of_imds(Imds::new(endpoint, HostMetrics::detached()), HostMetrics::detached());
     TokenCache::new(minter, Policy::default())
 }
 
@@ -95,7 +96,10 @@ async fn a_redirect_is_not_followed() {
     let redirecting =
         imds(move |_| (StatusCode::FOUND, [(header::LOCATION, location.clone())]).into_response())
             .await;
-    let minter = Minter::of_imds(Imds::new(&redirecting.endpoint), HostMetrics::detached());
+    let minter = Minter::of_imds(
+        Imds::new(&redirecting.endpoint, HostMetrics::detached()),
+        HostMetrics::detached(),
+    );
     match minter.fetch(key(), Call::default()).await {
         Err(FetchError::Transient {
             error: MintError::Imds(ImdsError::Unavailable(text)), ..
@@ -109,8 +113,10 @@ async fn a_redirect_is_not_followed() {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_is_an_outage() {
-    let minter =
-        Minter::of_imds(Imds::new(&format!("http://{}", nowhere())), HostMetrics::detached());
+    let minter = Minter::of_imds(
+        Imds::new(&format!("http://{}", nowhere()), HostMetrics::detached()),
+        HostMetrics::detached(),
+    );
     let error = minter.fetch(key(), Call::default()).await.unwrap_err();
     assert!(matches!(error, FetchError::Transient { .. }), "{error:?}");
     assert_eq!(minter.patience(&error), OUTAGE);

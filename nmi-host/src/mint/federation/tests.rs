@@ -37,7 +37,7 @@ async fn node(
 ) -> Node {
     let entra = entra(answer).await;
     let agents = tempfile::NamedTempFile::new().unwrap();
-    let imds = Imds::new(&format!("http://{}", nowhere()));
+    let imds = Imds::new(&format!("http://{}", nowhere()), HostMetrics::detached());
     let principals = entra.principals(Some(agents.path().to_owned()));
     let mut fixture = fixture_of(Minter::new(imds, principals, HostMetrics::detached()));
     fixture.assign(accounts.iter().map(|name| {

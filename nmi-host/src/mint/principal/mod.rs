@@ -6,28 +6,31 @@ mod authority;
 mod certificate;
 mod credential;
 mod entra;
+mod lines;
 mod secrets;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use api::{Guid, IdentityId, Tenant};
-use azure_core::credentials::{AccessToken, TokenCredential};
+use azure_core::credentials::AccessToken;
 use azure_core::http::Transport;
-use tokio::time::timeout;
+use token_cache::Call;
 
 pub(crate) use authority::{Authorities, BadAuthority, Host, NotAHost};
 use certificate::Unpacker;
 pub(crate) use certificate::unpack_for_parent;
 use credential::{BadCredential, Credential};
 pub(crate) use entra::EntraError;
+use lines::Lines;
 use secrets::{SecretError, SecretState, Secrets};
 
 use crate::caller::ServiceAccount;
+use crate::metrics::HostMetrics;
+use crate::mint::Token;
 use crate::mint::federation::{AgentError, Federation, FederationSettings, Remedy};
+use crate::mint::upstream::NotCalled;
 use crate::watched::ObjectKey;
 
 /// An application whose token is asked for. It is part of what tokens are cached by, and the
@@ -81,6 +84,7 @@ pub(crate) struct Principals {
     federation: Federation,
     authorities: Authorities,
     transport: Transport,
+    lines: Lines,
     unpacker: Unpacker,
 }
 
@@ -90,6 +94,7 @@ struct Question<'a> {
     tenant: &'a Tenant,
     resource: &'a str,
     authority: &'a str,
+    call: &'a Call<Token>,
 }
 
 /// Why an application has no token.
@@ -133,10 +138,10 @@ pub(crate) enum PrincipalError {
     /// Entra's answer.
     #[error(transparent)]
     Entra(#[from] EntraError),
+    /// Entra was not asked.
+    #[error(transparent)]
+    NotCalled(#[from] NotCalled),
 }
-
-/// For one question to Entra.
-const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 // === impl Principals ===
 
@@ -146,9 +151,11 @@ impl Principals {
         authorities: Authorities,
         transport: Transport,
         federation: FederationSettings,
+        metrics: HostMetrics,
     ) -> Self {
-        let federation = Federation::new(federation);
-        Self { secrets: None, federation, authorities, transport, unpacker: Unpacker::new() }
+        let (federation, lines) = (Federation::new(federation), Lines::new(metrics));
+        let unpacker = Unpacker::new();
+        Self { secrets: None, federation, authorities, transport, lines, unpacker }
     }
 
     /// The same, reading Secrets with `client`.
@@ -168,6 +175,7 @@ impl Principals {
             Authorities::new(&cloud.unwrap(), []),
             Transport::new(std::sync::Arc::new(testing::NoNetwork)),
             FederationSettings { audience, file: None },
+            HostMetrics::detached(),
         )
     }
 
@@ -188,9 +196,10 @@ impl Principals {
         principal: &Principal,
         tenant: &Tenant,
         resource: &str,
+        call: &Call<Token>,
     ) -> Result<AccessToken, PrincipalError> {
         let authority = self.authorities.of(principal.ad_endpoint.as_deref())?;
-        let question = Question { principal, tenant, resource, authority: &authority };
+        let question = Question { principal, tenant, resource, authority: &authority, call };
         match &principal.proof {
             Proof::Secret(name) | Proof::Certificate(name) => self.by_secret(&question, name).await,
             Proof::Assertion { by, resource_id } => {
@@ -236,7 +245,7 @@ impl Principals {
         let credential =
             Credential::read(proof, &state.data, &self.unpacker).await.map_err(unusable)?;
         let library = credential.for_library(question, &self.transport).map_err(unusable)?;
-        let answer = ask(question, &*library).await;
+        let answer = self.lines.ask(question, &library).await?;
         answer.map_err(|error| credential.hidden_in(error).into())
     }
 
@@ -256,10 +265,9 @@ impl Principals {
         // Client id and tenant have been checked: the library has nothing left to refuse.
         let library = credential.for_library(question, &self.transport);
         let library = library.map_err(|_| EntraError::Unavailable("malformed".to_owned()))?;
-        let answer = ask(question, &*library).await.map_err(|error| credential.hidden_in(error));
-        let refusal = match answer {
+        let refusal = match self.lines.ask(question, &library).await? {
             Ok(token) => return Ok(token),
-            Err(error) => error,
+            Err(error) => credential.hidden_in(error),
         };
         if let (Assertor::Pod(account), true) = (by, refusal.is_about_the_credential()) {
             self.federation.pods.forget(account, &shown.assertion);
@@ -269,19 +277,6 @@ impl Principals {
             Some(remedy) => Err(PrincipalError::Unmatched { refusal, remedy: Box::new(remedy) }),
             None => Err(refusal.into()),
         }
-    }
-}
-
-async fn ask(
-    question: &Question<'_>,
-    credential: &dyn TokenCredential,
-) -> Result<AccessToken, EntraError> {
-    // Verbatim: Entra tells resources with and without a slash at the end apart.
-    let scope = format!("{}/.default", question.resource);
-    match timeout(CALL_TIMEOUT, credential.get_token(&[&scope], None)).await {
-        Ok(Ok(token)) => Ok(token),
-        Ok(Err(error)) => Err(EntraError::of(&error)),
-        Err(_) => Err(EntraError::Unavailable("no answer in time".to_owned())),
     }
 }
 
@@ -302,7 +297,8 @@ impl PrincipalError {
             | Self::Secret(_)
             | Self::AssertionRequired
             | Self::Agent(_)
-            | Self::Unmatched { .. } => false,
+            | Self::Unmatched { .. }
+            | Self::NotCalled(_) => false,
         }
     }
 }

@@ -85,7 +85,12 @@ impl Entra {
         let cloud = Cloud::new(CloudName::Custom, endpoints).unwrap();
         let transport = azure_http::transport(Some(self.ca.path())).unwrap();
         let federation = FederationSettings { audience: AUDIENCE.to_owned(), file: agents_token };
-        Principals::new(Authorities::new(&cloud, []), transport, federation)
+        Principals::new(
+            Authorities::new(&cloud, []),
+            transport,
+            federation,
+            HostMetrics::detached(),
+        )
     }
 
     /// How often it was asked.

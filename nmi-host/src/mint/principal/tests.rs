@@ -77,7 +77,7 @@ fn minter(stored: &Stored, entra: &Entra) -> Minter {
 }
 
 fn minter_of(principals: Principals) -> Minter {
-    let imds = Imds::new(&format!("http://{}", nowhere()));
+    let imds = Imds::new(&format!("http://{}", nowhere()), HostMetrics::detached());
     Minter::new(imds, principals, HostMetrics::detached())
 }
 
