@@ -56,7 +56,7 @@ toolchain:
 # --- check it ---------------------------------------------------------------------------------
 
 .PHONY: test
-test: format lint dependencies unit cluster-test ## Check everything: format, lints, dependencies, tests, chart, cluster
+test: format lint dependencies unit crash-test cluster-test ## Check everything: format, lints, dependencies, tests, chart, cluster
 
 .PHONY: format
 format: toolchain ## Check the formatting
@@ -75,6 +75,10 @@ dependencies: $(TOOLS)/.machete-$(MACHETE) $(TOOLS)/.deny-$(DENY) ## Check for u
 .PHONY: unit
 unit: tools ## Run the unit, golden, component and chart tests
 	cargo test --locked --workspace --quiet
+
+.PHONY: crash-test
+crash-test: tools ## Kill the controller at each of its steps; brings an API server of its own
+	cargo test --locked -p e2e --test crash
 
 .PHONY: cluster-test
 cluster-test: e2e ## Run the tests on the local cluster (needs root)
