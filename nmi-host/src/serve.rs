@@ -44,7 +44,7 @@ pub(crate) struct Limits {
 pub(crate) struct Server {
     /// Bound already.
     pub(crate) listener: TcpListener,
-    /// For TLS.
+    /// For TLS. Without it only the node itself is served.
     pub(crate) tls: Option<TlsAcceptor>,
     /// What answers.
     pub(crate) router: Router,
@@ -97,6 +97,12 @@ impl Server {
                     continue;
                 }
             };
+            if self.tls.is_none() && !peer.ip().is_loopback() {
+                // Rules of another agent, or a sysctl and a static route, can send a pod's
+                // connection to the node's loopback. It still comes from the pod's address.
+                self.metrics.connection_refused();
+                continue;
+            }
             let Some(counted) = connections.count(peer.ip(), self.limits) else {
                 self.metrics.connection_refused();
                 continue;

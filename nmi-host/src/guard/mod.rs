@@ -5,6 +5,7 @@
 //! Which pods are excepted is decided elsewhere.
 
 mod backend;
+mod predecessor;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -31,6 +32,7 @@ pub(crate) struct Guard {
     config: GuardConfig,
     jump: Jump,
     state: Mutex<Option<InPlace>>,
+    predecessor: predecessor::Predecessor,
 }
 
 /// What this process has put in place.
@@ -76,7 +78,7 @@ impl Guard {
     /// Nothing is read or written yet.
     pub(crate) fn new(config: GuardConfig) -> Self {
         let jump = rules::jump(config.metadata_ip);
-        Self { config, jump, state: Mutex::new(None) }
+        Self { config, jump, state: Mutex::new(None), predecessor: Default::default() }
     }
 
     /// Rejects every pod's traffic to the metadata service, except from these addresses.
@@ -99,6 +101,7 @@ impl Guard {
             self.remove_from(backend.other())?;
         }
         *state = Some(InPlace { backend, excepted: excepted.clone() });
+        self.predecessor.look(self.config.command_timeout);
         Ok(Applied { backend, edits, repositioned })
     }
 
@@ -111,7 +114,9 @@ impl Guard {
         if !rules::are_right(&found, excepted) {
             return Err(GuardError::Changed { found });
         }
-        Ok(iptables.check_jump(&self.jump)?)
+        iptables.check_jump(&self.jump)?;
+        self.predecessor.look(self.config.command_timeout);
+        Ok(())
     }
 
     /// Takes everything of ours away, whoever put it there. From then on pods reach the service.
