@@ -80,6 +80,15 @@ public final class Client {
         return application.acquireTokenForManagedIdentity(request).get().accessToken();
     }
 
+    /** What a stack trace says, without where. */
+    private static String chain(Throwable problem) {
+        StringBuilder text = new StringBuilder(problem.toString());
+        for (Throwable cause = problem.getCause(); cause != null; cause = cause.getCause()) {
+            text.append("\nCaused by: ").append(cause);
+        }
+        return text.toString();
+    }
+
     @SuppressWarnings("unchecked")
     private static Map<String, Object> claims(String token) throws IOException {
         byte[] payload = Base64.getUrlDecoder().decode(token.split("\\.")[1]);
@@ -95,7 +104,7 @@ public final class Client {
         try {
             token = ask.token(resource, selected);
         } catch (Exception problem) {
-            error = problem.toString();
+            error = chain(problem);
         }
         double seconds = (System.nanoTime() - begun) / 1e9;
         StringWriter line = new StringWriter();

@@ -15,7 +15,8 @@ use crate::paths::{self, Cache};
 use crate::progress::Progress;
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
-const CA_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Debian's bundle of CA certificates.
+pub(super) const CA_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// A part of the product that runs from an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

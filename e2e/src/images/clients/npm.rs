@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use super::{Client, debian};
 use crate::exec;
 use crate::files::Fingerprint;
+use crate::images::product;
 use crate::progress::Progress;
-
-const CA_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// An installation in a folder.
 pub(super) struct Node {
@@ -53,7 +52,7 @@ impl Node {
         let mut command = exec::command(self.program());
         command
             .current_dir(folder)
-            .env("NODE_EXTRA_CA_CERTS", CA_ROOTS)
+            .env("NODE_EXTRA_CA_CERTS", product::CA_ROOTS)
             .arg(self.prefix.join("lib/node_modules/npm/bin/npm-cli.js"))
             // Nothing that a package would like to run here.
             .args(["ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund"])
