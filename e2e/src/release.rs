@@ -17,6 +17,8 @@ pub const NAMESPACE: &str = "pod-identity-system";
 
 /// Client id of the scale set's own identity in fake Azure: what the controller signs in with.
 const NODE_IDENTITY: &str = "20000000-0000-0000-0000-000000000004";
+/// Client id of an identity that stays attached, for the test that says so.
+pub const IMMUTABLE: &str = "2a000000-0000-0000-0000-000000000160";
 const ENTRA: &str = "https://10.77.0.254:8443";
 const ARM: &str = "https://10.77.0.254:9443";
 
@@ -73,8 +75,13 @@ fn values(ca: &str, images: &[Built]) -> Value {
             "caBundle": ca,
         },
         "azure": {"credential": "managedIdentity", "clientID": NODE_IDENTITY},
-        // Short, so that a person at the demo and a test see the detach.
-        "controller": {"detachLinger": "5s", "podAnnotations": made_from("controller")},
+        // Short, so that a person at the demo and a test see what it does.
+        "controller": {
+            "detachLinger": "5s",
+            "recheckInterval": "15s",
+            "immutableIdentities": [IMMUTABLE],
+            "podAnnotations": made_from("controller"),
+        },
         "webhook": {"podAnnotations": made_from("webhook")},
         "nmiHost": {"allowAccessToSecrets": true, "podAnnotations": made_from("nmi-host")},
     })

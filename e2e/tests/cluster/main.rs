@@ -13,6 +13,7 @@ mod identities;
 mod lifecycle;
 mod namespace;
 mod outages;
+mod predecessor;
 mod principals;
 mod requests;
 mod secrecy;
