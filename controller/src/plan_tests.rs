@@ -179,7 +179,12 @@ fn what_takes_rights_away_comes_first() {
         pod("apps", "new", "sel", "n1").into(),
         pod("apps", "waiting", "sel", "n3").into(),
     ];
-    let trouble = crate::host::Trouble { code: "x", message: "deleted".into(), remedy: None };
+    let trouble = crate::host::Trouble {
+        code: "x",
+        message: "deleted".into(),
+        remedy: None,
+        next_attempt: None,
+    };
     let refusing = HostView { refused: [(id("db"), trouble)].into(), ..HostView::default() };
     both.insert(host("b"), Arc::new(refusing));
     let said = apply(&mut world, &both);
@@ -210,7 +215,7 @@ fn what_needs_no_arm_is_assigned_without_any_host() {
         serde_json::json!({"type": 1, "clientID": client.as_str(), "tenantID": "t",
             "clientPassword": {"name": "secret"}}),
         serde_json::json!({"type": 3, "clientID": client.as_str(), "tenantID": "t",
-            "federatedBy": "Pod", "resourceID": crate::testing::id("x").as_str()}),
+            "federatedBy": "Pod", "resourceID": id("x").as_str()}),
     ] {
         let mut world = world();
         let identity = Arc::make_mut(&mut world.identities[0]);

@@ -241,6 +241,7 @@ mod tests {
             code: "identity_refused",
             message: message.to_owned(),
             remedy: Some("Do this".to_owned()),
+            next_attempt: None,
         }
     }
 

@@ -129,9 +129,11 @@ impl HostModel {
             refused: self
                 .refused
                 .iter()
-                .map(|(id, failure)| (id.clone(), failure.trouble.clone()))
+                .map(|(id, failure)| {
+                    (id.clone(), failure.trouble.until(failure.until.max(self.not_before)))
+                })
                 .collect(),
-            trouble: trouble.map(|failure| failure.trouble.clone()),
+            trouble: trouble.map(|failure| failure.trouble.until(self.not_before)),
         }
     }
 

@@ -27,7 +27,12 @@ impl HostModel {
     /// The record could not be read or written.
     pub(crate) fn on_record_error(&mut self, error: &RecordError, now: Timestamp) {
         self.record = None;
-        let trouble = Trouble { code: "record", message: error.to_string(), remedy: None };
+        let trouble = Trouble {
+            code: "record",
+            message: error.to_string(),
+            remedy: None,
+            next_attempt: None,
+        };
         self.recording = Some(Failure::again(self.recording.take(), RECORDS, now, trouble));
     }
 
@@ -69,7 +74,11 @@ impl HostModel {
         for id in undone {
             // Without a pause this would be one request after the other for ever.
             let message = "ARM accepted the change but did not make it".to_owned();
-            self.refuse(id, Trouble { code: "not_made", message, remedy: None }, now);
+            self.refuse(
+                id,
+                Trouble { code: "not_made", message, remedy: None, next_attempt: None },
+                now,
+            );
         }
         self.end_one_by_one(now);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::IdentityId;
+use jiff::Timestamp;
 
 use crate::compute::{ArmError, HostIdentities};
 
@@ -27,22 +28,39 @@ pub(crate) struct Trouble {
     pub(crate) message: String,
     /// What to do about it.
     pub(crate) remedy: Option<String>,
+    /// When it is tried again, if nothing changes.
+    pub(crate) next_attempt: Option<Timestamp>,
 }
 
 // === impl Trouble ===
 
 impl From<&ArmError> for Trouble {
     fn from(error: &ArmError) -> Self {
-        Self { code: error.code(), message: error.to_string(), remedy: error.remedy() }
+        let (code, remedy) = (error.code(), error.remedy());
+        Self { code, message: error.to_string(), remedy, next_attempt: None }
+    }
+}
+
+impl Trouble {
+    /// The same, with the time of the next attempt: to the second, which is more than people need.
+    pub(super) fn until(&self, next: Timestamp) -> Self {
+        let next = Timestamp::from_second(next.as_second()).unwrap_or(next);
+        Self { next_attempt: Some(next), ..self.clone() }
     }
 }
 
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // First what to do: long texts are cut off at the end.
-        match &self.remedy {
-            Some(remedy) => write!(f, "remedy: {remedy} ; reason: {}", self.message),
-            None => f.write_str(&self.message),
+        // First what to do and when: long texts are cut off at the end.
+        if let Some(remedy) = &self.remedy {
+            write!(f, "remedy: {remedy} ; ")?;
         }
+        if let Some(next) = self.next_attempt {
+            write!(f, "next attempt at {next} ; ")?;
+        }
+        if self.remedy.is_some() || self.next_attempt.is_some() {
+            f.write_str("reason: ")?;
+        }
+        f.write_str(&self.message)
     }
 }

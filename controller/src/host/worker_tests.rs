@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use runtime::Metrics;
+use tokio::time::Instant;
 
 use super::*;
-use crate::compute::ArmError;
+use crate::compute::{ArmError, ThrottleScope};
 use crate::host::model::Immutable;
 use crate::host::pool::HostPool;
 use crate::host::record::{Record, RecordError};
 use crate::lease::Leadership;
 use crate::testing::{attached, host, id};
 
-const NAMES: [&str; 4] = ["db", "queue", "bad", "theirs"];
+const NAMES: [&str; 23] = [
+    "db", "queue", "bad", "theirs", "g01", "g02", "g03", "g04", "g05", "g06", "g07", "g08", "g09",
+    "g10", "g11", "g12", "g13", "g14", "g15", "g16", "g17", "g18", "g19",
+];
 
 /// ARM and the API server in one: what is there, what was asked, and what fails.
 #[derive(Clone, Default)]
@@ -28,6 +32,10 @@ struct State {
     /// The next calls by name that fail, each after it took effect or before.
     faults: Vec<(&'static str, Fault)>,
     slow: Option<Host>,
+    /// The next change of this host is refused for so long.
+    throttled: Option<(Host, Duration)>,
+    /// When each host was asked for anything.
+    asked: Vec<(Host, Instant)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -81,6 +89,7 @@ fn unavailable() -> ArmError {
 
 impl Compute for World {
     async fn get(&self, host: &Host) -> Result<HostIdentities, ArmError> {
+        self.0.lock().asked.push((host.clone(), Instant::now()));
         let names = self.call("get", |state| {
             state.calls.push(format!("get {}", host.id().name()));
             state.attached.get(host).cloned().unwrap_or_default()
@@ -94,6 +103,12 @@ impl Compute for World {
         _: &HostIdentities,
         delta: &IdentityDelta,
     ) -> Result<HostIdentities, ArmError> {
+        self.0.lock().asked.push((host.clone(), Instant::now()));
+        let throttled = self.0.lock().throttled.take_if(|(throttled, _)| throttled == host);
+        if let Some((_, delay)) = throttled {
+            let (scope, retry_after) = (ThrottleScope::Host, Some(delay));
+            return Err(ArmError::Throttled { scope, retry_after });
+        }
         let slow = self.0.lock().slow.as_ref() == Some(host);
         if slow {
             std::future::pending::<()>().await;
@@ -387,4 +402,49 @@ async fn others_hear_of_every_change() {
     while !seen(&pool) {
         dirty.rung().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_twenty_forbidden_costs_the_others_nothing_and_arm_a_handful_of_calls() {
+    let world = World::default();
+    let mut pool = leader(&world);
+    let good: Vec<&'static str> = NAMES[4..].to_vec();
+    let mut all = needs("a", ["bad"]);
+    all.get_mut(&host("a")).unwrap().extend(good.iter().map(|name| id(name)));
+    set_needs(&mut pool, &all, &BTreeSet::new());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.attached("a"), good, "as if the forbidden one were not there");
+    let calls = world.0.lock().asked.len();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let more = world.0.lock().asked.len() - calls;
+    // Those of the usual look, each three minutes, and one for each of a few attempts.
+    assert!(more <= 4 + 6, "{more} calls in ten minutes");
+    let view = pool.view(&host("a")).unwrap();
+    let trouble = &view.refused[&id("bad")];
+    assert!(trouble.next_attempt.is_some() && trouble.to_string().contains("next attempt at 2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_host_is_asked_nothing_before_its_time_and_no_other_waits() {
+    let world = World::default();
+    let minute = Duration::from_secs(60);
+    world.0.lock().throttled = Some((host("slow"), minute));
+    let mut pool = leader(&world);
+    let mut all = needs("slow", ["db"]);
+    all.extend(needs("fast", ["db"]));
+    set_needs(&mut pool, &all, &BTreeSet::new());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.attached("fast"), ["db"]);
+    assert!(world.attached("slow").is_empty());
+    let view = pool.view(&host("slow")).unwrap();
+    assert!(view.trouble.as_ref().unwrap().next_attempt.is_some());
+    tokio::time::sleep(minute).await;
+    assert_eq!(world.attached("slow"), ["db"]);
+    let asked: Vec<Instant> = {
+        let state = world.0.lock();
+        state.asked.iter().filter(|(asked, _)| *asked == host("slow")).map(|(_, at)| *at).collect()
+    };
+    let pauses: Vec<Duration> = asked.windows(2).map(|two| two[1] - two[0]).collect();
+    assert_eq!(pauses.iter().filter(|pause| **pause >= minute).count(), 1, "{pauses:?}");
+    assert!(asked.len() <= 4, "get, the refusal, perhaps another get, the change: {asked:?}");
 }

@@ -181,7 +181,12 @@ mod tests {
         let mut fixture = Fixture { world: one_pod(), ..Fixture::default() };
         fixture.world.identities = vec![identity("team", "db").into()];
         let mut attempt = |words: &str, seconds| {
-            let trouble = Trouble { code: "refused", message: words.to_owned(), remedy: None };
+            let trouble = Trouble {
+                code: "refused",
+                message: words.to_owned(),
+                remedy: None,
+                next_attempt: None,
+            };
             let view = HostView { refused: [(id("db"), trouble)].into(), ..HostView::default() };
             fixture.engine.see(&host("vmss"), Some(Arc::new(view)));
             let said = fixture.said(at(seconds));

@@ -81,6 +81,7 @@ fn what_does_not_work_says_what_to_do() {
         code: "identity_refused",
         message: "ARM refused the identity".to_owned(),
         remedy: Some("Run az role assignment create".to_owned()),
+        next_attempt: Some("2026-01-01T12:00:00Z".parse().unwrap()),
     };
     let refusing = HostView { refused: [(id("db"), trouble.clone())].into(), ..view(&[]) };
     let found = ready(&world(), refusing);
@@ -89,7 +90,8 @@ fn what_does_not_work_says_what_to_do() {
         "False ArmRefused 0 1 of 1 pods waiting at a: remedy: ",
         "False IdentityNotReady 1 see",
     );
-    assert!(found.0.contains("Run az role assignment create ; reason: ARM refused"), "{}", found.0);
+    let words = "Run az role assignment create ; next attempt at 2026-01-01T12:00:00Z ; reason: ARM refused";
+    assert!(found.0.contains(words), "{}", found.0);
 
     let troubled = HostView { trouble: Some(trouble), ..HostView::default() };
     assert_starts(&ready(&world(), troubled), "False HostNotReady 0", "False IdentityNotReady 1");
