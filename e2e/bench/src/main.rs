@@ -7,6 +7,7 @@ mod machine;
 mod namespace;
 mod procfs;
 mod report;
+mod scale;
 mod sizes;
 mod subject;
 mod summary;
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// The token path: sidecar, node agent and sizes.
     Tokens(tokens::Args),
+    /// The controller: many pods at once, and single ones.
+    Scale(scale::Args),
     /// The least that a server in Rust costs, to compare with.
     #[command(hide = true)]
     Floor {
@@ -40,6 +43,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Tokens(args) => tokens::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Floor { listen } => floor::run(listen),
     }
 }
