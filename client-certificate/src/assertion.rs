@@ -16,16 +16,17 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::pkcs12::{SigningKey, UnpackError, Unpacked};
+use crate::pem;
+use crate::pkcs12::{SigningKey, UnpackError, Unpacked, unpack};
 
 /// A key that can sign, with its certificates.
-pub(crate) struct Certificate {
+pub struct Certificate {
     key: SigningKey,
     chain: Vec<Vec<u8>>,
 }
 
 /// Signs assertions of one application for one token endpoint.
-pub(crate) struct Assertion {
+pub struct Assertion {
     certificate: Arc<Certificate>,
     audience: String,
     client_id: String,
@@ -37,8 +38,18 @@ const LIFETIME_SECONDS: u64 = 600;
 // === impl Certificate ===
 
 impl Certificate {
+    /// Takes a file apart in this process, PKCS#12 or PEM: for files of the admin's own. Those of
+    /// others belong into an [`Unpacker`](crate::Unpacker).
+    ///
+    /// # Errors
+    /// If it holds no key that Entra takes, or no certificate of it.
+    pub fn from_file(file: &[u8], password: &str) -> Result<Self, UnpackError> {
+        let pem = pem::is_pem(file);
+        Self::new(if pem { pem::unpack(file) } else { unpack(file, password) }?)
+    }
+
     /// Reads the key.
-    pub(super) fn new(unpacked: Unpacked) -> Result<Self, UnpackError> {
+    pub(crate) fn new(unpacked: Unpacked) -> Result<Self, UnpackError> {
         let key = SigningKey::read(&unpacked.key)?;
         if unpacked.chain.is_empty() {
             return Err(UnpackError::NoCertificate);
@@ -88,11 +99,8 @@ impl fmt::Debug for Certificate {
 
 impl Assertion {
     /// For the application `client_id` at the token endpoint `audience`.
-    pub(in super::super) fn new(
-        certificate: Arc<Certificate>,
-        audience: String,
-        client_id: String,
-    ) -> Self {
+    #[must_use]
+    pub fn new(certificate: Arc<Certificate>, audience: String, client_id: String) -> Self {
         Self { certificate, audience, client_id }
     }
 
@@ -139,8 +147,8 @@ mod tests {
     use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
     use x509_parser::parse_x509_certificate;
 
-    use super::super::pkcs12::{testing, unpack};
     use super::*;
+    use crate::testing;
 
     #[test]
     fn an_assertion_is_signed_by_the_certificates_key_and_names_it() {

@@ -2,7 +2,7 @@
 //!
 //! The author of a file decides how much memory and time it takes, up to a gigabyte and minutes,
 //! and whoever may write a Secret is an author. The child has narrow limits; what happens to it does
-//! not happen to the node's agent.
+//! not happen to the program that asks.
 
 use std::io::{self, Read, Write};
 use std::process::{ExitCode, Stdio};
@@ -14,12 +14,12 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::assertion::Certificate;
-use super::pkcs12::{UnpackError, Unpacked, unpack};
+use crate::assertion::Certificate;
+use crate::pkcs12::{UnpackError, Unpacked, unpack};
 
 /// Runs children, one at a time.
 #[derive(Debug)]
-pub(crate) struct Unpacker {
+pub struct Unpacker {
     place: Semaphore,
     way: Way,
 }
@@ -28,8 +28,8 @@ pub(crate) struct Unpacker {
 enum Way {
     /// By this program with these arguments.
     Child(&'static str, &'static [&'static str]),
-    /// The program of a unit test cannot be the child.
-    #[cfg(test)]
+    /// In this process.
+    #[cfg(any(test, feature = "testing"))]
     Here,
 }
 
@@ -53,21 +53,24 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Unpacker {
     /// Takes files apart in children of this program.
-    pub(in super::super) fn new() -> Self {
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it is a way to start processes")]
+    pub fn new() -> Self {
         Self { place: Semaphore::new(1), way: Way::Child("/proc/self/exe", &[COMMAND]) }
     }
 
-    #[cfg(test)]
-    pub(in super::super) fn here() -> Self {
+    /// Takes files apart in this process: that of a test cannot be the child.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn here() -> Self {
         Self { way: Way::Here, ..Self::new() }
     }
 
     /// The key and certificates of a file, when it is this file's turn.
-    pub(in super::super) async fn unpack(
-        &self,
-        file: &[u8],
-        password: &str,
-    ) -> Result<Certificate, UnpackError> {
+    ///
+    /// # Errors
+    /// If it holds no key that Entra takes, no certificate of it, or costs too much.
+    pub async fn unpack(&self, file: &[u8], password: &str) -> Result<Certificate, UnpackError> {
         if file.len() > MAX_FILE_BYTES || password.len() > MAX_FILE_BYTES {
             return Err(UnpackError::TooLarge);
         }
@@ -84,7 +87,7 @@ impl Unpacker {
                     UnpackError::NotTried
                 })??
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Way::Here => unpack(file, password)?,
         };
         Certificate::new(unpacked)
@@ -128,7 +131,7 @@ fn unpacked(parts: Vec<Vec<u8>>) -> Option<Unpacked> {
 
 /// What the program does if it was started as the child: reads the question from standard input
 /// and writes the answer to standard output.
-pub(crate) fn unpack_for_parent() -> Option<ExitCode> {
+pub fn unpack_for_parent() -> Option<ExitCode> {
     std::env::args_os().nth(1).filter(|argument| argument == COMMAND)?;
     let code = match answer_parent() {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,24 +7,24 @@ use x509_parser::parse_x509_certificate;
 
 /// A private key with its certificates, in DER.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Unpacked {
+pub(crate) struct Unpacked {
     /// PKCS#8.
-    pub(super) key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
     /// The key's certificate first, then its issuers; no root.
-    pub(super) chain: Vec<Vec<u8>>,
+    pub(crate) chain: Vec<Vec<u8>>,
 }
 
 /// Why a file has no usable key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum UnpackError {
+pub enum UnpackError {
     /// Not such a file, or the wrong password.
-    #[error("the key certificate holds no PKCS#12 file, or the key password not its password")]
+    #[error("the certificate is no PKCS#12 file, or the password is not its password")]
     Unreadable,
     /// None or several.
-    #[error("its PKCS#12 file must hold exactly one private key")]
+    #[error("its file must hold exactly one private key")]
     NotOneKey,
     /// No certificate for the key.
-    #[error("its PKCS#12 file has no certificate of its private key")]
+    #[error("its file has no certificate of its private key")]
     NoCertificate,
     /// Entra takes no such key.
     #[error("the private key must be RSA with 2048 bits or more, or ECDSA with P-256")]
@@ -36,12 +36,17 @@ pub(crate) enum UnpackError {
     #[error("its PKCS#12 file takes too much time or memory to decrypt")]
     TooExpensive,
     /// Nothing is known of the file.
-    #[error("the node agent could not look into its PKCS#12 file; it tries again")]
+    #[error("its PKCS#12 file could not be looked into; it is tried again")]
     NotTried,
+    /// A private key in one of the older forms.
+    #[error(
+        "its private key is not PKCS#8: convert it, for example by `openssl pkcs8 -topk8 -nocrypt`"
+    )]
+    NotPkcs8,
 }
 
 /// A key that can sign for Entra.
-pub(super) enum SigningKey {
+pub(crate) enum SigningKey {
     Rsa(RsaKeyPair),
     Ec(EcdsaKeyPair),
 }
@@ -49,18 +54,26 @@ pub(super) enum SigningKey {
 const MAX_CHAIN: usize = 8;
 
 /// Takes a file apart.
-pub(super) fn unpack(file: &[u8], password: &str) -> Result<Unpacked, UnpackError> {
+pub(crate) fn unpack(file: &[u8], password: &str) -> Result<Unpacked, UnpackError> {
     let archive =
         Pkcs12Archive::from_pkcs12(file, password).map_err(|_| UnpackError::Unreadable)?;
     let [key] = archive.keys.as_slice() else { return Err(UnpackError::NotOneKey) };
-    let key = key.key.as_der().to_vec();
+    let certificates: Vec<Vec<u8>> =
+        archive.certs.iter().map(|bag| bag.cert.as_der().to_vec()).collect();
+    arranged(key.key.as_der().to_vec(), &certificates)
+}
+
+/// A key with its own certificate and that one's issuers, of all that came along.
+pub(crate) fn arranged(key: Vec<u8>, all: &[Vec<u8>]) -> Result<Unpacked, UnpackError> {
     let public = SigningKey::read(&key)?.public();
-    let certificates: Vec<&Certificate> = archive.certs.iter().map(|bag| &bag.cert).collect();
+    // One that cannot be read is nobody's.
+    let certificates: Vec<Certificate> =
+        all.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
     let leaf = certificates
         .iter()
         .find(|certificate| public_key(certificate.as_der()).as_deref() == Some(&public))
         .ok_or(UnpackError::NoCertificate)?;
-    Ok(Unpacked { key, chain: chain(leaf, &certificates) })
+    Ok(Unpacked { key, chain: chain(leaf, &certificates.iter().collect::<Vec<_>>()) })
 }
 
 fn public_key(certificate: &[u8]) -> Option<Vec<u8>> {
@@ -90,7 +103,7 @@ fn chain(leaf: &Certificate, all: &[&Certificate]) -> Vec<Vec<u8>> {
 
 impl SigningKey {
     /// Reads a PKCS#8 key.
-    pub(super) fn read(key: &[u8]) -> Result<Self, UnpackError> {
+    pub(crate) fn read(key: &[u8]) -> Result<Self, UnpackError> {
         let rsa = RsaKeyPair::from_pkcs8(key).map(Self::Rsa).ok();
         let ec = || EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key).map(Self::Ec);
         rsa.or_else(|| ec().ok()).ok_or(UnpackError::KeyType)
@@ -105,39 +118,12 @@ impl SigningKey {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    use p12_keystore::{KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
-    use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
-
-    /// A PKCS#12 file with a key of this kind, and its certificate.
-    pub(crate) fn file(
-        algorithm: &'static SignatureAlgorithm,
-        password: &str,
-    ) -> (Vec<u8>, Vec<u8>) {
-        let key = KeyPair::generate_for(algorithm).unwrap();
-        let certificate = CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
-        (pack(&[(&key, certificate.der())], password), certificate.der().to_vec())
-    }
-
-    /// A file with these keys and certificates.
-    pub(crate) fn pack(entries: &[(&KeyPair, &[u8])], password: &str) -> Vec<u8> {
-        let mut store = KeyStore::new();
-        for (number, (key, certificate)) in entries.iter().enumerate() {
-            let key = PrivateKey::from_der(&key.serialize_der()).unwrap();
-            let certificate = p12_keystore::Certificate::from_der(certificate).unwrap();
-            let chain = PrivateKeyChain::new(format!("{number}"), key, [certificate]);
-            store.add_entry(&format!("{number}"), KeyStoreEntry::PrivateKeyChain(chain));
-        }
-        store.writer(password).encryption_iterations(100).mac_iterations(100).write().unwrap()
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256};
 
     use super::*;
+    use crate::testing;
 
     #[test]
     fn keys_that_entra_takes_are_found_with_their_certificates() {

@@ -9,8 +9,8 @@ use azure_identity::{
     ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
     ClientSecretCredentialOptions,
 };
+use client_certificate::{Assertion, Certificate, UnpackError, Unpacker};
 
-use super::certificate::{Assertion, Certificate, UnpackError, Unpacker};
 use super::entra::EntraError;
 use super::secrets::SecretData;
 use super::{Proof, Question};

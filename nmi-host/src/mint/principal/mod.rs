@@ -3,7 +3,6 @@
 //! business.
 
 mod authority;
-mod certificate;
 mod credential;
 mod entra;
 mod lines;
@@ -16,11 +15,11 @@ mod tests;
 use api::{Guid, IdentityId, Tenant};
 use azure_core::credentials::AccessToken;
 use azure_core::http::Transport;
+use client_certificate::Unpacker;
 use token_cache::Call;
 
 pub(crate) use authority::{Authorities, BadAuthority, Host, NotAHost};
-use certificate::Unpacker;
-pub(crate) use certificate::unpack_for_parent;
+pub(crate) use client_certificate::unpack_for_parent;
 use credential::{BadCredential, Credential};
 pub(crate) use entra::EntraError;
 use lines::Lines;

@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use serde_json::{Value, json};
 
-use super::certificate::testing::file as certificate_file;
 use super::testing::{Entra, Form, TENANT, entra, entra_by_path, refusal, token, token_with};
 use super::*;
 use crate::assigned::AssignedView;
@@ -24,6 +23,7 @@ use crate::jwt;
 use crate::metrics::HostMetrics;
 use crate::mint::{Imds, MintError, MintKey, Minter};
 use crate::testing::{CLIENT, nowhere};
+use client_certificate::testing::file as certificate_file;
 use token_cache::{Call, FetchError, Source};
 
 const GOOD: &str = "p4ss/w0rd+";
