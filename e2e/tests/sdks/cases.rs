@@ -14,8 +14,6 @@ use crate::namespace::Namespace;
 use crate::run::{Asked, Outcome, prepare};
 
 const RESOURCE: &str = "https://vault.azure.net";
-/// Azure's crate for Rust does so of every 400, and leaves out what the answer says.
-const RUST_SAYS: &str = "The requested identity has not been assigned to this resource";
 
 /// Read by those that count on the node agent, written by the one that restarts it.
 pub(crate) static NODE_AGENT: RwLock<()> = RwLock::const_new(());
@@ -141,7 +139,7 @@ impl Pods {
             self.ask("one", Asked { credential, resources: &resources, selected }).await?;
         let requests = self.refused_requests().await - before;
         for outcome in &outcomes {
-            outcome.says(&["Identity not found", selector.value(&stranger), RUST_SAYS])?;
+            outcome.says(credential.instead.unwrap_or("Identity not found"))?;
         }
         if requests != resources.len() {
             return Err(format!("{requests} requests instead of {}", resources.len()));
@@ -154,7 +152,8 @@ impl Pods {
         let resource = credential.resource(RESOURCE);
         let asked = Asked { credential, resources: &[resource], selected: None };
         let outcomes = self.ask("both", asked).await?;
-        outcomes[0].says(&["Multiple user assigned identities exist", RUST_SAYS])?;
+        let words = "Multiple user assigned identities exist";
+        outcomes[0].says(credential.instead.unwrap_or(words))?;
         Ok(outcomes[0].seconds)
     }
 

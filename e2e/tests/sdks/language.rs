@@ -28,6 +28,8 @@ pub(crate) struct Credential {
     pub(crate) selectors: &'static [Selector],
     /// The only resource that it asks for.
     pub(crate) only: Option<&'static str>,
+    /// What it says of every refusal, where it keeps the server's words to itself.
+    pub(crate) instead: Option<&'static str>,
 }
 
 /// What an identity is named by.
@@ -45,11 +47,15 @@ const NO_OBJECT_ID: &[Selector] = &[Selector::Client, Selector::Resource];
 const RESOURCE_MANAGER: &str = "https://management.azure.com/";
 
 const fn credential(name: &'static str, selectors: &'static [Selector]) -> Credential {
-    Credential { name, selectors, only: None }
+    Credential { name, selectors, only: None, instead: None }
+}
+
+const fn taciturn(credential: Credential, words: &'static str) -> Credential {
+    Credential { instead: Some(words), ..credential }
 }
 
 const fn azmcp(name: &'static str) -> Credential {
-    Credential { name, selectors: CLIENT_ID, only: Some(RESOURCE_MANAGER) }
+    Credential { only: Some(RESOURCE_MANAGER), ..credential(name, CLIENT_ID) }
 }
 
 pub(crate) const PYTHON: Language = Language {
@@ -87,7 +93,14 @@ pub(crate) const JAVA: Language = Language {
     client: Client::Java,
     program: &["/jre/bin/java", "-cp", "/client:/client/*", "Client"],
     idle: &["/jre/bin/java", "-cp", "/client:/client/*", "Client", "idle"],
-    credentials: JAVASCRIPT.credentials,
+    credentials: &[
+        credential("managed-identity", ANY),
+        taciturn(
+            credential("default", NO_OBJECT_ID),
+            "Managed Identity authentication is not available",
+        ),
+        credential("msal", ANY),
+    ],
 };
 
 pub(crate) const GO: Language = Language {
@@ -105,7 +118,10 @@ pub(crate) const RUST: Language = Language {
     client: Client::Rust,
     program: &["/client"],
     idle: &["/client", "idle"],
-    credentials: &[credential("managed-identity", ANY)],
+    credentials: &[taciturn(
+        credential("managed-identity", ANY),
+        "The requested identity has not been assigned to this resource",
+    )],
 };
 
 pub(crate) const ALL: [Language; 6] = [PYTHON, COMMAND_LINE, JAVASCRIPT, JAVA, GO, RUST];

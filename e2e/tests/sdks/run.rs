@@ -88,13 +88,13 @@ impl Outcome {
         }
     }
 
-    /// Whether it is an error with one of these texts in it.
-    pub(crate) fn says(&self, texts: &[&str]) -> Result<(), String> {
+    /// Whether it is an error with these words in it.
+    pub(crate) fn says(&self, words: &str) -> Result<(), String> {
         let error = self.error.as_deref().filter(|_| !self.ok).unwrap_or_default();
-        if texts.iter().any(|text| error.contains(text)) {
+        if error.contains(words) {
             Ok(())
         } else {
-            Err(format!("does not say any of {texts:?}: {self:?}"))
+            Err(format!("does not say {words:?}: {self:?}"))
         }
     }
 }
