@@ -147,4 +147,30 @@ mod tests {
             assert!(!lock.contains("\"resolved\""), "{client:?} names a host");
         }
     }
+    #[test]
+    fn the_documents_name_the_versions_that_are_tested() {
+        let documents = fs::read_to_string(paths::workspace().join("docs/clients.md")).unwrap();
+        for (file, before) in [
+            ("e2e/clients/python/requirements.txt", "azure-identity=="),
+            ("e2e/clients/python/requirements.txt", "msal=="),
+            ("e2e/clients/cli/requirements.txt", "azure-cli=="),
+            ("e2e/clients/cli/package.json", "\"@azure/mcp-linux-x64\": \""),
+            ("e2e/clients/javascript/package.json", "\"@azure/identity\": \""),
+            ("e2e/clients/javascript/package.json", "\"@azure/msal-node\": \""),
+            (
+                "e2e/clients/java/pom.xml",
+                "<artifactId>azure-identity</artifactId>\n      <version>",
+            ),
+            ("e2e/clients/java/pom.xml", "<artifactId>msal4j</artifactId>\n      <version>"),
+            ("e2e/clients/go/go.mod", "sdk/azidentity v"),
+            ("e2e/clients/go/go.mod", "authentication-library-for-go v"),
+            ("Cargo.lock", "name = \"azure_identity\"\nversion = \""),
+        ] {
+            let text = fs::read_to_string(paths::workspace().join(file)).unwrap();
+            let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{before} in {file}"));
+            let is_version = |symbol: &char| symbol.is_ascii_digit() || *symbol == '.';
+            let version: String = rest.chars().take_while(is_version).collect();
+            assert!(documents.contains(&format!("| {version} |")), "{before}{version}");
+        }
+    }
 }
