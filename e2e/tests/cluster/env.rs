@@ -44,7 +44,7 @@ pub(crate) struct Azure {
 static ENV: OnceCell<Env> = OnceCell::const_new();
 
 /// Set to anything: the tests take the installation that is there and build nothing.
-const AS_IS: &str = "POD_IDENTITY_AS_IS";
+pub(crate) const AS_IS: &str = "POD_IDENTITY_AS_IS";
 
 /// The installation; made by the first test that asks.
 pub(crate) async fn env() -> &'static Env {

@@ -6,7 +6,7 @@ use e2e::progress::Progress;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::env::{Env, Identity, env};
+use crate::env::{AS_IS, Env, Identity, env};
 use crate::language::{Credential, Language, NODE, Selector};
 use crate::namespace::Namespace;
 
@@ -40,14 +40,19 @@ static IMAGES: Mutex<()> = Mutex::const_new(());
 /// Builds a client's image and gives it to the node.
 pub(crate) async fn prepare(client: Client) -> &'static Env {
     let env = env().await;
+    let cluster = &env.cluster;
+    let node = cluster.nodes().iter().find(|node| node.name() == NODE).unwrap();
+    let is_there = cluster.state().image_marker(node, client.name()).is_file();
+    if is_there && std::env::var_os(AS_IS).is_some() {
+        return env;
+    }
     let _one_at_a_time = IMAGES.lock().await;
     let progress = Progress::to_stderr();
     let cache = Cache::locate().unwrap();
     let built = images::build(&[images::Image::Client(client)], &cache, &progress).await.unwrap();
-    let nodes = env.cluster.nodes().iter().filter(|node| node.name() == NODE);
-    let nodes: Vec<_> = nodes.cloned().collect();
     for image in &built {
-        images::load_built(image, env.cluster.state(), &nodes, &progress).await.unwrap();
+        let nodes = std::slice::from_ref(node);
+        images::load_built(image, cluster.state(), nodes, &progress).await.unwrap();
     }
     env
 }
