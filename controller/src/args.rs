@@ -196,7 +196,9 @@ fn immutable(
         ControllerIdentity::Workload { client_id, .. } => {
             immutable.client_ids.extend(client_id.parse::<Guid>());
         }
-        ControllerIdentity::Managed(None) | ControllerIdentity::ServicePrincipal { .. } => {}
+        ControllerIdentity::Managed(None)
+        | ControllerIdentity::ServicePrincipal { .. }
+        | ControllerIdentity::Certificate { .. } => {}
     }
     Ok(immutable)
 }

@@ -53,12 +53,19 @@ use crate::adoption::{Adopter, AdoptionMetrics, Claims, MicPresence, MicWatch};
 use crate::args::{Args, Config};
 use crate::clock::Clock;
 use crate::compute::ArmClient;
-use crate::host::{ApiRecords, HostContext, HostSettings};
+use crate::host::{ApiRecords, HostContext, HostSettings, SignIn};
 use crate::lease::{Leadership, LeaseManager};
 use crate::metrics::ControllerMetrics;
 use crate::reconcile::{ReconcileError, Reconciler, Surroundings};
 use crate::report::{EventSender, events};
 use crate::watch::{Dirty, Stores, Watches};
+
+/// musl's own allocator takes a third of all processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A leader that Azure does not let in for so long lets another replica try.
+const SIGN_IN_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Long enough to give the lease back, shorter than the pod's grace.
 const GRACE: Duration = Duration::from_secs(10);
@@ -86,8 +93,10 @@ fn main() -> ExitCode {
 
 fn start(args: Args) -> anyhow::Result<()> {
     runtime::crypto::install_provider();
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    threads.context("cannot start the threads")?.block_on(run(args))
+    // One thread: requests and their answers are most of the work, and nothing takes long. With
+    // more of them, waking each other would cost more than they do.
+    let thread = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    thread.context("cannot start the runtime")?.block_on(run(args))
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
@@ -168,7 +177,7 @@ struct Leader {
 
 impl Leader {
     /// The work of one term: all of it while aad-pod-identity's MIC does not run, none while it
-    /// does.
+    /// does. Ends without an error if another replica had better lead.
     fn lead(
         &self,
         leadership: Leadership,
@@ -179,8 +188,14 @@ impl Leader {
             loop {
                 mic.gone(&leader.events).await;
                 let (claims, claimed) = channel(Arc::default());
+                let sign_in = SignIn::default();
+                let work = leader.reconciler(&leadership, claimed, sign_in.clone());
                 tokio::select! {
-                    ended = leader.reconciler(&leadership, claimed).run() => return ended,
+                    ended = work.run() => return ended,
+                    () = sign_in.fails_for(SIGN_IN_PATIENCE) => {
+                        tracing::warn!("Giving the lease up: cannot sign in to Azure from here");
+                        return Ok(());
+                    }
                     () = leader.adopter(&leadership, claims).run() => {}
                     () = mic.back() => {}
                 }
@@ -192,6 +207,7 @@ impl Leader {
         &self,
         leadership: &Leadership,
         claims: Receiver<Arc<Claims>>,
+        sign_in: SignIn,
     ) -> Reconciler<ArmClient, ApiRecords> {
         let clock = Clock::start();
         let hosts = HostContext {
@@ -200,6 +216,7 @@ impl Leader {
             settings: self.hosts.clone(),
             claims,
             leadership: leadership.clone(),
+            sign_in,
             metrics: self.metrics.clone(),
             clock: clock.clone(),
             dirty: self.dirty.clone(),

@@ -123,6 +123,7 @@ impl World {
             settings: Arc::new(settings),
             claims: tokio::sync::watch::channel(Arc::default()).1,
             leadership: Leadership::for_ever(),
+            sign_in: crate::host::SignIn::default(),
             metrics: metrics.clone(),
             clock: clock.clone(),
             dirty: state.dirty.clone(),

@@ -44,7 +44,14 @@ const CASES: [(&str, &[&str]); 4] = [
 ];
 
 /// Values that must not get as far as a cluster, and what the person is told.
-const REFUSED: [(&[&str], &str); 12] = [
+const REFUSED: [(&[&str], &str); 13] = [
+    (
+        &[
+            "--set=azure.credential=servicePrincipal,azure.useCertificate=true",
+            "--set=azure.clientID=00000000-0000-0000-0000-000000000001,azure.tenantID=contoso",
+        ],
+        "name a Secret with the key certificate",
+    ),
     (&["--set=image.registry="], "image.registry is empty"),
     (&["--set=webhook.replica=3"], "replica"),
     (&["--set=forceNamespaced=yes"], "forceNamespaced"),

@@ -66,6 +66,15 @@ pub(crate) struct AzureArgs {
     #[arg(long, env = "CLIENT_SECRET", hide_env_values = true, value_parser = secret)]
     pub(crate) client_secret: Option<Secret>,
 
+    /// Service principal: a file with its certificate and private key, PKCS#12 or PEM, in place of
+    /// the secret. It is read again when it changes.
+    #[arg(long, env = "CLIENT_CERTIFICATE_PATH", value_name = "FILE")]
+    pub(crate) client_certificate_path: Option<PathBuf>,
+
+    /// Service principal: the password of the PKCS#12 file. Give it in the environment.
+    #[arg(long, env = "CLIENT_CERTIFICATE_PASSWORD", hide_env_values = true, value_parser = secret)]
+    pub(crate) client_certificate_password: Option<Secret>,
+
     /// Workload identity: the file with the service account's token.
     #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE", value_name = "FILE")]
     pub(crate) federated_token_file: Option<PathBuf>,
@@ -87,7 +96,7 @@ pub(crate) enum CredentialKind {
     Auto,
     /// A managed identity of the node.
     ManagedIdentity,
-    /// A service principal with a secret.
+    /// A service principal with a secret or a certificate.
     ServicePrincipal,
     /// A federated service account token.
     WorkloadIdentity,
@@ -115,7 +124,9 @@ mod tests {
         let mut command = Cli::command();
         let help = command.render_long_help().to_string();
         assert!(help.contains("CLIENT_SECRET]"), "only the variable's name: {help}");
-        let cli = Cli::try_parse_from(["c", "--client-secret", "p4ssw0rd"]).unwrap();
+        assert!(help.contains("CLIENT_CERTIFICATE_PASSWORD]"), "{help}");
+        let password = "--client-certificate-password=p4ssw0rd";
+        let cli = Cli::try_parse_from(["c", "--client-secret", "p4ssw0rd", password]).unwrap();
         assert!(!format!("{cli:#?}").contains("p4ssw0rd"));
         assert_eq!(cli.azure.client_secret.unwrap().secret(), "p4ssw0rd");
     }

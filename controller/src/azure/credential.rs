@@ -18,6 +18,7 @@ use azure_identity::{
 };
 
 use super::AzureError;
+use super::certificate::{Application, CertificateCredential};
 
 /// The library itself tries IMDS for up to 72 s and cannot be told otherwise.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -38,6 +39,17 @@ pub(crate) enum ControllerIdentity {
         client_id: String,
         /// Its secret; not shown by `Debug`.
         secret: Secret,
+    },
+    /// An application with a certificate.
+    Certificate {
+        /// Its tenant.
+        tenant_id: String,
+        /// Its client id.
+        client_id: String,
+        /// The file with certificate and key.
+        file: PathBuf,
+        /// The file's password; not shown by `Debug`.
+        password: Secret,
     },
     /// An application or managed identity that trusts the cluster's service account tokens.
     Workload {
@@ -91,6 +103,15 @@ impl ControllerIdentity {
                 ClientSecretCredential::new(tenant_id, client_id.clone(), secret.clone(), options)
                     .map_err(AzureError::Credential)?
             }
+            Self::Certificate { tenant_id, client_id, file, password } => {
+                let application = Application {
+                    tenant_id: tenant_id.clone(),
+                    client_id: client_id.clone(),
+                    authority: cloud.authority_host.clone(),
+                    client_options,
+                };
+                Arc::new(CertificateCredential::new(application, file, password)?)
+            }
             Self::Workload { tenant_id, client_id, token_file } => {
                 let options = WorkloadIdentityCredentialOptions {
                     credential_options: ClientAssertionCredentialOptions { client_options },
@@ -112,7 +133,9 @@ impl fmt::Display for ControllerIdentity {
             Self::Managed(None) => f.write_str("system-assigned managed identity"),
             Self::Managed(Some(ManagedId::Client(id))) => write!(f, "managed identity {id}"),
             Self::Managed(Some(ManagedId::Resource(id))) => write!(f, "managed identity {id}"),
-            Self::ServicePrincipal { client_id, .. } => write!(f, "service principal {client_id}"),
+            Self::ServicePrincipal { client_id, .. } | Self::Certificate { client_id, .. } => {
+                write!(f, "service principal {client_id}")
+            }
             Self::Workload { client_id, .. } => write!(f, "workload identity {client_id}"),
         }
     }

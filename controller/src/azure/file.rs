@@ -1,6 +1,6 @@
 //! Settings files: `azure.json` of the nodes, and the endpoints file of Azure Stack Hub.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use azure_core::credentials::Secret;
 use serde::Deserialize;
@@ -22,6 +22,10 @@ pub(super) struct AzureJson {
     pub(super) client_id: Option<String>,
     #[serde(rename = "aadClientSecret")]
     pub(super) client_secret: Option<Secret>,
+    #[serde(rename = "aadClientCertPath")]
+    pub(super) certificate_path: Option<PathBuf>,
+    #[serde(rename = "aadClientCertPassword")]
+    pub(super) certificate_password: Option<Secret>,
     #[serde(rename = "useManagedIdentityExtension")]
     pub(super) use_managed_identity: bool,
     #[serde(rename = "userAssignedIdentityID")]

@@ -6,6 +6,7 @@ use api::cloud::CloudError;
 use azure_http::TransportError;
 
 mod args;
+mod certificate;
 mod cloud;
 mod config;
 mod credential;
@@ -53,9 +54,21 @@ pub(crate) enum AzureError {
         /// What to give.
         setting: &'static str,
     },
+    /// A secret and a certificate.
+    #[error("give CLIENT_SECRET or CLIENT_CERTIFICATE_PATH, not both")]
+    TwoProofs,
+    /// The certificate's file.
+    #[error("{path} cannot be used")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: client_certificate::UnpackError,
+    },
     /// Nothing says as whom to talk to Azure.
     #[error(
-        "no Azure credential is configured: give --cloudconfig FILE (azure.json), USE_MSI=true for a managed identity, TENANT_ID with CLIENT_ID and CLIENT_SECRET for a service principal, or let the workload identity webhook set AZURE_FEDERATED_TOKEN_FILE"
+        "no Azure credential is configured: give --cloudconfig FILE (azure.json), USE_MSI=true for a managed identity, TENANT_ID with CLIENT_ID and CLIENT_SECRET or CLIENT_CERTIFICATE_PATH for a service principal, or let the workload identity webhook set AZURE_FEDERATED_TOKEN_FILE"
     )]
     NoCredential,
     /// Neither true nor false.

@@ -1,5 +1,7 @@
 //! As whom the controller talks to Azure, by what was configured. Pure.
 
+use std::path::Path;
+
 use azure_core::credentials::Secret;
 
 use super::cloud::{given, path_given};
@@ -13,11 +15,16 @@ pub(super) fn identity_of_file(json: &AzureJson) -> Result<ControllerIdentity, A
         return managed("userAssignedIdentityID", given(&json.user_assigned_identity));
     }
     let missing = |setting| AzureError::Missing { kind: KIND, setting };
-    Ok(ControllerIdentity::ServicePrincipal {
-        tenant_id: given(&json.tenant_id).ok_or_else(|| missing("tenantId"))?,
-        client_id: given(&json.client_id).ok_or_else(|| missing("aadClientId"))?,
-        secret: given_secret(&json.client_secret).ok_or_else(|| missing("aadClientSecret"))?,
-    })
+    let tenant_id = given(&json.tenant_id).ok_or_else(|| missing("tenantId"))?;
+    let client_id = given(&json.client_id).ok_or_else(|| missing("aadClientId"))?;
+    // As the cloud provider of Kubernetes: the secret first.
+    if let Some(secret) = given_secret(&json.client_secret) {
+        return Ok(ControllerIdentity::ServicePrincipal { tenant_id, client_id, secret });
+    }
+    let file = json.certificate_path.as_deref().and_then(path_given);
+    let file = file.ok_or_else(|| missing("aadClientSecret or aadClientCertPath"))?.to_owned();
+    let password = password(&json.certificate_password);
+    Ok(ControllerIdentity::Certificate { tenant_id, client_id, file, password })
 }
 
 /// What flags and environment say.
@@ -33,7 +40,10 @@ pub(super) fn identity_of_args(args: &AzureArgs) -> Result<ControllerIdentity, A
 fn first_configured(args: &AzureArgs) -> Result<ControllerIdentity, AzureError> {
     if boolean("USE_MSI", &args.use_msi)? {
         managed_of_args(args)
-    } else if given(&args.client_id).is_some() || given_secret(&args.client_secret).is_some() {
+    } else if given(&args.client_id).is_some()
+        || given_secret(&args.client_secret).is_some()
+        || certificate(args).is_some()
+    {
         service_principal(args)
     } else if args.federated_token_file.as_deref().and_then(path_given).is_some() {
         workload(args)
@@ -60,11 +70,32 @@ fn managed(name: &'static str, id: Option<String>) -> Result<ControllerIdentity,
 
 fn service_principal(args: &AzureArgs) -> Result<ControllerIdentity, AzureError> {
     let missing = |setting| AzureError::Missing { kind: "a service principal", setting };
-    Ok(ControllerIdentity::ServicePrincipal {
-        tenant_id: given(&args.tenant_id).ok_or_else(|| missing("TENANT_ID (--tenant-id)"))?,
-        client_id: given(&args.client_id).ok_or_else(|| missing("CLIENT_ID (--client-id)"))?,
-        secret: given_secret(&args.client_secret).ok_or_else(|| missing("CLIENT_SECRET"))?,
-    })
+    let tenant_id = given(&args.tenant_id).ok_or_else(|| missing("TENANT_ID (--tenant-id)"))?;
+    let client_id = given(&args.client_id).ok_or_else(|| missing("CLIENT_ID (--client-id)"))?;
+    match (given_secret(&args.client_secret), certificate(args)) {
+        (Some(secret), None) => {
+            Ok(ControllerIdentity::ServicePrincipal { tenant_id, client_id, secret })
+        }
+        (None, Some(file)) => {
+            let password = password(&args.client_certificate_password);
+            Ok(ControllerIdentity::Certificate {
+                tenant_id,
+                client_id,
+                file: file.to_owned(),
+                password,
+            })
+        }
+        (None, None) => Err(missing("CLIENT_SECRET or CLIENT_CERTIFICATE_PATH")),
+        (Some(_), Some(_)) => Err(AzureError::TwoProofs),
+    }
+}
+
+fn certificate(args: &AzureArgs) -> Option<&Path> {
+    args.client_certificate_path.as_deref().and_then(path_given)
+}
+
+fn password(given: &Option<Secret>) -> Secret {
+    given.clone().unwrap_or_else(|| Secret::new(""))
 }
 
 fn workload(args: &AzureArgs) -> Result<ControllerIdentity, AzureError> {
@@ -179,7 +210,12 @@ mod tests {
     #[test]
     fn half_a_service_principal_is_an_error_that_names_the_other_half() {
         let without = AzureArgs { client_secret: None, ..principal() };
-        assert_eq!(chosen(&without), "a service principal needs CLIENT_SECRET");
+        let words = "a service principal needs CLIENT_SECRET or CLIENT_CERTIFICATE_PATH";
+        assert_eq!(chosen(&without), words);
+        let with = AzureArgs { client_certificate_path: Some("/c.pem".into()), ..principal() };
+        assert!(chosen(&with).contains("not both"), "{}", chosen(&with));
+        let with = AzureArgs { client_secret: None, ..with };
+        assert_eq!(chosen(&with), "service principal client");
         let without = AzureArgs { client_id: None, ..principal() };
         assert_eq!(chosen(&without), "a service principal needs CLIENT_ID (--client-id)");
     }
@@ -213,7 +249,21 @@ mod tests {
         let broken = AzureJson { client_secret: None, ..principal };
         assert_eq!(
             of(&broken),
-            "azure.json without useManagedIdentityExtension needs aadClientSecret"
+            "azure.json without useManagedIdentityExtension needs aadClientSecret or aadClientCertPath"
+        );
+        let certificate = AzureJson {
+            certificate_path: Some("/etc/kubernetes/sp.pfx".into()),
+            certificate_password: Some(Secret::new("p4ssw0rd")),
+            ..broken
+        };
+        let ControllerIdentity::Certificate { file, password, .. } =
+            identity_of_file(&certificate).unwrap()
+        else {
+            panic!("not a certificate")
+        };
+        assert_eq!(
+            (file.to_str(), password.secret()),
+            (Some("/etc/kubernetes/sp.pfx"), "p4ssw0rd")
         );
     }
 

@@ -9,6 +9,7 @@ mod model;
 mod outcomes;
 mod pool;
 mod record;
+mod sign_in;
 mod view;
 mod worker;
 
@@ -19,4 +20,5 @@ pub(crate) use pool::{HostContext, HostPool, WorkerPanicked};
 pub(crate) use record::{ApiRecords, Records};
 #[cfg(test)]
 pub(crate) use record::{Entries, Record, RecordError};
+pub(crate) use sign_in::SignIn;
 pub(crate) use view::{HostView, Trouble};

@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::model::{HostModel, HostSettings, Step};
 use super::record::{Entries, Records};
+use super::sign_in::SignIn;
 use super::view::HostView;
 use crate::adoption::Claims;
 use crate::clock::Clock;
@@ -25,6 +26,7 @@ pub(crate) struct HostContext<C, R> {
     pub(crate) settings: Arc<HostSettings>,
     pub(crate) claims: watch::Receiver<Arc<Claims>>,
     pub(crate) leadership: Leadership,
+    pub(crate) sign_in: SignIn,
     pub(crate) metrics: ControllerMetrics,
     pub(crate) clock: Clock,
     pub(crate) dirty: Dirty,
@@ -123,6 +125,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
     async fn get(&self, model: &mut HostModel) {
         let result = self.context.compute.get(&self.host).await;
         self.context.metrics.arm_call(ArmCall::Get, result.as_ref().err());
+        self.context.sign_in.note(result.as_ref().err());
         let now = self.context.clock.now();
         match result {
             Ok(identities) => model.on_identities(identities, now),
@@ -138,6 +141,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
         let result = self.context.compute.patch(&self.host, current, delta).await;
         fault_point!(if delta.detach.is_empty() { "attach" } else { "detach" }, "after");
         self.context.metrics.arm_call(ArmCall::Patch, result.as_ref().err());
+        self.context.sign_in.note(result.as_ref().err());
         let now = self.context.clock.now();
         let (attach, detach) = (list(&delta.attach), list(&delta.detach));
         match result {

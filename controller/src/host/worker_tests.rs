@@ -188,6 +188,7 @@ fn context(world: &World) -> HostContext<World, World> {
         }),
         claims: watch::channel(Arc::default()).1,
         leadership: Leadership::for_ever(),
+        sign_in: SignIn::default(),
         metrics: ControllerMetrics::new(&Metrics::new("test", "0")),
         clock: Clock::start(),
         dirty: Dirty::default(),

@@ -21,6 +21,8 @@ use crate::fault::fault_point;
 const POLL: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a replica that resigned leaves the lease to others.
+const RESIGNED: Duration = Duration::from_secs(30);
 
 /// Which lease, and who claims it.
 #[derive(Clone, Debug)]
@@ -64,7 +66,8 @@ impl LeaseManager {
     }
 
     /// Runs `lead` whenever this replica holds the lease, and cancels it when it does not any
-    /// more. Vacates the lease at shutdown, after the work has ended.
+    /// more. Vacates the lease at shutdown, after the work has ended, and when the work ends by
+    /// itself: then another replica is to try, and this one only after a while.
     pub(crate) async fn run<F, E>(
         mut self,
         shutdown: Shutdown,
@@ -90,7 +93,11 @@ impl LeaseManager {
             self.claim.send_replace(None);
             if let Some(ended) = ended {
                 self.vacate().await;
-                return outcome(ended);
+                outcome(ended)?;
+                if timeout(RESIGNED, shutdown.begun()).await.is_ok() {
+                    return Ok(());
+                }
+                continue;
             }
             work.end().await;
             if shutdown.has_begun() {

@@ -190,6 +190,38 @@ async fn a_leader_that_dies_is_replaced_after_the_lease_has_expired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_resigns_gives_another_the_first_go_and_comes_back_if_there_is_none() {
+    let server = Server::default();
+    let settings = |name: &str| LeaseSettings {
+        namespace: "system".to_owned(),
+        name: "controller".to_owned(),
+        holder: name.to_owned(),
+        duration: Duration::from_secs(15),
+    };
+    let terms = Arc::new(AtomicUsize::new(0));
+    let counted = terms.clone();
+    let manager = LeaseManager::new(server.client(), settings("a"));
+    let shutdown = Shutdown::manual();
+    let resigning = tokio::spawn(manager.run(shutdown.clone(), move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async {
+            sleep(Duration::from_secs(10)).await;
+            Ok::<_, String>(())
+        }
+    }));
+    pass(35).await;
+    assert_eq!((terms.load(Ordering::SeqCst), server.holder()), (1, None), "nobody is there yet");
+    pass(10).await;
+    assert_eq!(terms.load(Ordering::SeqCst), 2, "after half a minute it tries again");
+    let b = Replica::start(&server, "b");
+    pass(60).await;
+    assert!(b.leads(), "the other was faster");
+    assert_eq!(terms.load(Ordering::SeqCst), 2);
+    shutdown.begin();
+    resigning.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_edit_of_the_lease_costs_no_term_but_another_holder_does() {
     let server = Server::default();
     let a = Replica::start(&server, "a");
