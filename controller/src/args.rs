@@ -37,6 +37,10 @@ pub(crate) struct Args {
     #[arg(long, env = "POD_NAMESPACE")]
     pub(crate) namespace: Option<String>,
 
+    /// MIC's variable for its own namespace.
+    #[arg(long = "namespace-of-mic", env = "MIC_POD_NAMESPACE", hide = true)]
+    pub(crate) mic_namespace: Option<String>,
+
     /// Let an identity be used by pods of its own namespace only, whatever its annotation says:
     /// true or false.
     #[arg(
@@ -137,7 +141,8 @@ impl Config {
     /// Validates the arguments; `own_namespace` is used where none is given.
     pub(crate) fn load(args: Args, own_namespace: &str) -> Result<Self, ConfigError> {
         let azure = AzureConfig::load(&args.azure)?;
-        let namespace = given(args.namespace).unwrap_or_else(|| own_namespace.to_owned());
+        let named = given(args.namespace).or_else(|| given(args.mic_namespace));
+        let namespace = named.unwrap_or_else(|| own_namespace.to_owned());
         let recheck = at_least(
             "--identity-assignment-reconcile-interval",
             MIN_RECHECK,

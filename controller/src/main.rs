@@ -43,8 +43,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use kube::Client;
+use runtime::predecessor::two_dashes;
 use runtime::{Admin, Metrics, Readiness, Shutdown, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender, channel};
@@ -57,6 +58,7 @@ use crate::host::{ApiRecords, HostContext, HostSettings, SignIn};
 use crate::lease::{Leadership, LeaseManager};
 use crate::metrics::ControllerMetrics;
 use crate::reconcile::{ReconcileError, Reconciler, Surroundings};
+use crate::removed::MIC;
 use crate::report::{EventSender, events};
 use crate::watch::{Dirty, Stores, Watches};
 
@@ -71,13 +73,11 @@ const SIGN_IN_PATIENCE: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let given: Vec<String> =
-        std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    if let Err(removed) = removed::refuse(given.iter().map(String::as_str)) {
-        eprintln!("error: {removed}");
+    if let Err(gone) = MIC.refuse(std::env::args_os(), |name| std::env::var_os(name).is_some()) {
+        eprintln!("error: {gone}");
         return ExitCode::from(2);
     }
-    let args = Args::parse();
+    let args = Args::parse_from(two_dashes(std::env::args_os(), &Args::command()));
     if let Err(error) = args.log.init() {
         eprintln!("error: {error}");
         return ExitCode::from(2);

@@ -7,6 +7,7 @@ pub mod ca;
 pub mod crypto;
 pub mod log;
 pub mod metrics;
+pub mod predecessor;
 pub mod shutdown;
 pub mod tasks;
 pub mod tls;
