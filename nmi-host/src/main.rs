@@ -7,6 +7,7 @@ mod authn;
 mod broker;
 mod caller;
 mod certificate;
+mod correlation;
 mod crowd;
 mod digest;
 mod entra_args;

@@ -41,6 +41,10 @@ const PROCESSES: Limits = Limits { connections: 256, per_peer: 256 };
 /// Identities times resources on one node.
 const CACHED_TOKENS: usize = 1024;
 
+/// Attempts beyond the first, of all fetches together: so many at once, then one each so often. A
+/// quarter of what IMDS allows is left to those who try again.
+const RETRIES: (u32, Duration) = (50, Duration::from_millis(200));
+
 /// One iptables command, its wait for other writers included.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -90,7 +94,7 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()
 
 impl Agent {
     fn watch_assigned(&mut self) -> Table<AssignedView> {
-        let (writer, table) = TableWriter::new();
+        let (writer, table) = AssignedView::table();
         let node = self.config.node_name.clone();
         let label = format!("{}={}", api::labels::NODE_NAME, node_label_value(&node));
         let scope = self.config.scope;
@@ -257,7 +261,12 @@ impl Agent {
         let principals = self.principals()?;
         let imds = Imds::new(&self.config.imds_endpoint, self.counters.clone());
         let minter = Minter::new(imds, principals, self.counters.clone());
-        let policy = Policy { capacity: CACHED_TOKENS, ..Policy::default() };
+        let policy = Policy {
+            capacity: CACHED_TOKENS,
+            retry_burst: RETRIES.0,
+            retry_every: RETRIES.1,
+            ..Policy::default()
+        };
         let tokens = TokenCache::new(minter, policy);
         let (cache, fresh, shutdown) = (tokens.clone(), tokens.clone(), self.shutdown.clone());
         register_cache(&self.metrics, move || cache.stats());

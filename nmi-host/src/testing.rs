@@ -58,6 +58,15 @@ impl FakeImds {
     }
 }
 
+impl FakeImds {
+    /// The correlation id of the n-th request.
+    pub(crate) fn correlation_id(&self, number: usize) -> Option<String> {
+        let requests = self.requests.lock();
+        let value = requests[number].headers().get(api::node_api::CORRELATION_HEADER)?;
+        Some(value.to_str().unwrap().to_owned())
+    }
+}
+
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }

@@ -3,7 +3,7 @@
 //! What was seen last stays while the API server cannot be reached. Readers hold a snapshot and
 //! are woken by its changes; nobody polls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::metrics::{HostMetrics, Watch};
+use crate::pods::PodRef;
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +37,11 @@ pub(crate) struct Snapshot<V> {
     pub(crate) synced: bool,
     /// The objects.
     pub(crate) objects: Arc<BTreeMap<ObjectKey, Arc<V>>>,
+    by_pod: Arc<ByPod<V>>,
 }
+
+/// Objects that are about a pod: found without looking at those of all others.
+type ByPod<V> = HashMap<PodRef, Vec<Arc<V>>>;
 
 /// The readers' end. Clones see the same objects.
 #[derive(Debug)]
@@ -48,6 +53,7 @@ pub(crate) struct TableWriter<V> {
     snapshots: watch::Sender<Snapshot<V>>,
     live: BTreeMap<ObjectKey, Arc<V>>,
     listing: Option<BTreeMap<ObjectKey, Arc<V>>>,
+    pod_of: Option<fn(&V) -> &PodRef>,
 }
 
 /// A connection that is silently dropped is noticed after so long, so keep it far below the five
@@ -116,11 +122,16 @@ impl<V> Snapshot<V> {
     pub(crate) fn get(&self, key: &ObjectKey) -> Option<&Arc<V>> {
         self.objects.get(key)
     }
+
+    /// The objects about a pod, in the order of their names.
+    pub(crate) fn of_pod(&self, pod: &PodRef) -> &[Arc<V>] {
+        self.by_pod.get(pod).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl<V> Clone for Snapshot<V> {
     fn clone(&self) -> Self {
-        Self { synced: self.synced, objects: self.objects.clone() }
+        Self { synced: self.synced, objects: self.objects.clone(), by_pod: self.by_pod.clone() }
     }
 }
 
@@ -164,9 +175,16 @@ impl<V> Clone for Table<V> {
 impl<V: PartialEq + Send + Sync + 'static> TableWriter<V> {
     /// An empty table that has not been listed.
     pub(crate) fn new() -> (Self, Table<V>) {
-        let empty = Snapshot { synced: false, objects: Arc::default() };
-        let (snapshots, receiver) = watch::channel(empty);
-        (Self { snapshots, live: BTreeMap::new(), listing: None }, Table(receiver))
+        let (objects, by_pod) = (Arc::default(), Arc::default());
+        let (snapshots, receiver) = watch::channel(Snapshot { synced: false, objects, by_pod });
+        let this = Self { snapshots, live: BTreeMap::new(), listing: None, pod_of: None };
+        (this, Table(receiver))
+    }
+
+    /// The same for objects that are about pods.
+    pub(crate) fn by_pod(pod_of: fn(&V) -> &PodRef) -> (Self, Table<V>) {
+        let (writer, table) = Self::new();
+        (Self { pod_of: Some(pod_of), ..writer }, table)
     }
 
     /// Keeps the table up to date until shutdown. `project` says what is kept of an object, and
@@ -234,10 +252,21 @@ impl<V: PartialEq + Send + Sync + 'static> TableWriter<V> {
         self.snapshots.send_if_modified(|snapshot| {
             let news = !snapshot.synced || *snapshot.objects != self.live;
             if news {
-                *snapshot = Snapshot { synced: true, objects: Arc::new(self.live.clone()) };
+                let (objects, by_pod) = (Arc::new(self.live.clone()), Arc::new(self.grouped()));
+                *snapshot = Snapshot { synced: true, objects, by_pod };
             }
             news
         });
+    }
+
+    fn grouped(&self) -> ByPod<V> {
+        let mut by_pod = ByPod::new();
+        if let Some(pod_of) = self.pod_of {
+            for object in self.live.values() {
+                by_pod.entry(pod_of(object).clone()).or_default().push(object.clone());
+            }
+        }
+        by_pod
     }
 }
 

@@ -9,12 +9,19 @@ pub(crate) use view::AssignedView;
 pub(crate) use view::testing;
 
 use crate::pods::PodRef;
-use crate::watched::Snapshot;
+use crate::watched::{Snapshot, Table, TableWriter};
 
-/// Those of a pod, in the order of their objects' names. A scan: a node has a few hundred.
-pub(crate) fn of_pod(snapshot: &Snapshot<AssignedView>, pod: &PodRef) -> Vec<Arc<AssignedView>> {
-    let of_pod = |view: &&Arc<AssignedView>| {
-        view.pod.uid == pod.uid && view.pod.name == pod.name && view.pod.namespace == pod.namespace
-    };
-    snapshot.objects.values().filter(of_pod).cloned().collect()
+/// Those of a pod, in the order of their objects' names.
+pub(crate) fn of_pod<'a>(
+    snapshot: &'a Snapshot<AssignedView>,
+    pod: &PodRef,
+) -> &'a [Arc<AssignedView>] {
+    snapshot.of_pod(pod)
+}
+
+impl AssignedView {
+    /// A table of them, ordered by pod.
+    pub(crate) fn table() -> (TableWriter<Self>, Table<Self>) {
+        TableWriter::by_pod(|view| &view.pod)
+    }
 }

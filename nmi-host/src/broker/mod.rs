@@ -167,17 +167,17 @@ impl Broker {
         if let Some(reason) = &unfit {
             tracing::warn!(%account, %reason, "Assertion of a pod cannot be used");
         }
-        let lives = self.tokens.peek(key).is_some_and(|hit| !ask.rejects(&hit.value));
-        if lives || assertions.of(account).is_some() {
-            return Ok(());
-        }
-        Err(match unfit {
-            Some(reason) => {
+        let cached = self.tokens.peek(key);
+        let serves = cached.as_ref().is_some_and(|hit| !ask.rejects(&hit.value));
+        match (unfit, cached) {
+            _ if serves || assertions.of(account).is_some() => Ok(()),
+            (None, _) => Err(MintError::assertion_required().into()),
+            (Some(_), Some(_)) => Ok(()),
+            (Some(reason), None) => {
                 let text = format!("the pod's federated token cannot be used: {reason}");
-                NodeError::new(NodeErrorCode::Refused, text)
+                Err(NodeError::new(NodeErrorCode::Refused, text))
             }
-            None => MintError::assertion_required().into(),
-        })
+        }
     }
 
     /// What pods have shown of themselves.
@@ -260,22 +260,13 @@ fn response(hit: Hit<Token>, resource: &Resource) -> TokenResponse {
 
 #[cfg(test)]
 mod tests {
-    use api::AssignedState;
     use futures::FutureExt;
 
-    use super::testing::{Fixture, fixture};
+    use super::testing::fixture;
     use super::*;
     use crate::assigned::testing::{assigned, pod};
     use crate::caller::testing::caller;
     use crate::testing::CLIENT;
-
-    fn created() -> AssignedView {
-        AssignedView { state: AssignedState::Created, ..assigned("db", Some(CLIENT)) }
-    }
-
-    fn nowhere() -> Fixture {
-        fixture("http://127.0.0.1:9")
-    }
 
     fn ask() -> Ask {
         Ask::of("r".parse().unwrap())

@@ -92,7 +92,7 @@ impl Refusal {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Bad(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
+            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Self::Broker(error) => broker_status(error.code),
         };
         let body = HostError { error, error_description: self.to_string() };
@@ -101,7 +101,7 @@ impl Refusal {
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             let seconds = match self {
                 Self::Broker(error) => error.retry_after.unwrap_or(1),
                 _ => 1,

@@ -22,7 +22,9 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::caller::Caller;
+use crate::crowd::Crowd;
 use crate::metrics::HostMetrics;
+use crate::watched::ObjectKey;
 use answer::Refusal;
 
 /// What the endpoint works with.
@@ -32,10 +34,14 @@ pub(crate) struct HostApi {
     metrics: HostMetrics,
     own: SocketAddr,
     places: Arc<Semaphore>,
+    places_of_pods: Crowd<ObjectKey>,
 }
 
 /// Requests at a time; they may wait for an identity.
 const AT_A_TIME: usize = 64;
+
+/// Those among them for one pod: one whose identity is not there yet must not take all places.
+const AT_A_TIME_FOR_A_POD: usize = 16;
 
 /// aad-pod-identity held callers for up to 100 s; those that we know give up after 30.
 const DEADLINE: Duration = Duration::from_secs(28);
@@ -45,7 +51,9 @@ const DEADLINE: Duration = Duration::from_secs(28);
 impl HostApi {
     /// The endpoint that listens on `own`.
     pub(crate) fn new(broker: Broker, metrics: HostMetrics, own: SocketAddr) -> Self {
-        Self { broker, metrics, own, places: Arc::new(Semaphore::new(AT_A_TIME)) }
+        let places = Arc::new(Semaphore::new(AT_A_TIME));
+        let places_of_pods = Crowd::new(AT_A_TIME_FOR_A_POD);
+        Self { broker, metrics, own, places, places_of_pods }
     }
 
     /// One handler for every path: what is not documented is refused in one place.
@@ -56,6 +64,7 @@ impl HostApi {
     async fn token(&self, head: &Parts) -> Result<TokenResponse, Refusal> {
         let request = request::read(head, self.own)?;
         let _place = self.places.try_acquire().map_err(|_| Refusal::Busy)?;
+        let _of_pod = self.places_of_pods.enter(request.pod.clone()).ok_or(Refusal::Busy)?;
         let answer = tokio::time::timeout(DEADLINE, async {
             let pod = self.broker.pod(&request.pod).await?;
             self.broker.token(&Caller::of_node(pod), &request.ask).await
@@ -65,12 +74,10 @@ impl HostApi {
             Err(NodeError::new(NodeErrorCode::Unavailable, text))
         };
         answer.await.unwrap_or_else(late).map_err(|error| {
-            let pod = &request.pod;
+            let (pod, correlation_id) = (&request.pod, &request.ask.correlation);
+            let code = error.code.as_str();
             tracing::debug!(
-                pod.namespace,
-                pod.name,
-                code = error.code.as_str(),
-                %error,
+                %correlation_id, pod.namespace, pod.name, code, %error,
                 "No token for a process of the node"
             );
             Refusal::from(error)

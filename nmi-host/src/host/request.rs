@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, header};
 
 use super::answer::Refusal;
 use crate::broker::Ask;
+use crate::correlation::CorrelationId;
 use crate::mint::{BadResource, Resource};
 use crate::serve::Peer;
 use crate::watched::ObjectKey;
@@ -30,16 +31,11 @@ const NAMESPACE: &str = "podns";
 const NAME: &str = "podname";
 
 /// Headers that only a browser or a proxy sends.
-const FOREIGN: [&str; 8] = [
-    "origin",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "forwarded",
-    "sec-fetch-site",
-    "sec-fetch-mode",
-    "sec-fetch-dest",
-    "sec-fetch-user",
-];
+const FOREIGN: [&str; 7] =
+    ["origin", "referer", "cookie", "forwarded", "via", "x-real-ip", "x-original-url"];
+
+/// How the names of more such headers begin.
+const FOREIGN_KINDS: [&str; 3] = ["x-forwarded-", "sec-fetch-", "sec-ch-"];
 
 /// Namespaces and pod names are DNS names.
 const MAX_NAME: usize = 253;
@@ -55,7 +51,9 @@ pub(super) fn read(head: &Parts, own: SocketAddr) -> Result<HostRequest, Refusal
     }
     let pod = pod(&head.headers)?;
     let (resource, selector) = query(head.uri.query().unwrap_or_default())?;
-    Ok(HostRequest { pod, ask: Ask { resource, selector, patience: PATIENCE, assertion: None } })
+    let correlation = CorrelationId::of(&head.headers);
+    let ask = Ask { selector, patience: PATIENCE, correlation, ..Ask::of(resource) };
+    Ok(HostRequest { pod, ask })
 }
 
 fn may_ask(head: &Parts, own: SocketAddr) -> Result<(), Refusal> {
@@ -66,10 +64,14 @@ fn may_ask(head: &Parts, own: SocketAddr) -> Result<(), Refusal> {
     if head.uri.authority().is_some() || !is_own_host(&head.headers, own) {
         return Err(Refusal::Forbidden("the Host header must be 127.0.0.1 or localhost"));
     }
-    if FOREIGN.iter().any(|name| head.headers.contains_key(*name)) {
+    if head.headers.keys().any(|name| is_foreign(name.as_str())) {
         return Err(Refusal::Forbidden("requests of browsers and proxies are refused"));
     }
     Ok(())
+}
+
+fn is_foreign(name: &str) -> bool {
+    FOREIGN.contains(&name) || FOREIGN_KINDS.iter().any(|kind| name.starts_with(kind))
 }
 
 /// One `Host` header that names this endpoint: a name that an attacker's DNS points here does not.
@@ -248,7 +250,8 @@ mod tests {
             assert!(forbidden(&head(GOOD, &[("host", host)])), "{host}");
         }
         assert!(forbidden(&head(GOOD, &[("-host", "")])));
-        for name in FOREIGN {
+        let kinds = ["x-forwarded-for", "x-forwarded-proto", "sec-fetch-site", "sec-ch-ua"];
+        for name in FOREIGN.into_iter().chain(kinds) {
             assert!(forbidden(&head(GOOD, &[(name, "x")])), "{name}");
         }
         assert!(forbidden(&head(&format!("http://127.0.0.1:2579{GOOD}"), &[])));

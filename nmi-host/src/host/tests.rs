@@ -1,11 +1,13 @@
 //! The endpoint as a process on the node meets it.
 
+use api::AssignedState;
 use api::FederatedBy;
 use runtime::Shutdown;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::assigned::AssignedView;
 use crate::assigned::testing::{assigned, federated};
 use crate::broker::testing::{Fixture, fixture};
 use crate::serve::{Limits, Server};
@@ -20,7 +22,7 @@ async fn endpoint(imds: &str) -> (SocketAddr, Fixture) {
         listener,
         tls: None,
         router: HostApi::new(node.broker.clone(), metrics.clone(), address).router(),
-        limits: Limits { connections: 8, per_peer: 8 },
+        limits: Limits { connections: 64, per_peer: 64 },
         metrics,
     };
     tokio::spawn(server.run(Shutdown::manual()));
@@ -116,20 +118,65 @@ async fn what_a_browser_or_a_tricked_client_sends_is_refused() {
     let (address, mut node) = endpoint("http://127.0.0.1:9").await;
     node.run_pod("uid-1");
     node.assign([assigned("db", Some(CLIENT))]);
-    for header in ["Origin: http://x", "X-Forwarded-For: 10.0.0.1", "Sec-Fetch-Site: none"] {
+    for header in [
+        "Origin: http://x",
+        "Referer: http://x/y",
+        "Cookie: a=b",
+        "Via: 1.1 proxy",
+        "X-Forwarded-For: 10.0.0.1",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=10.0.0.1",
+        "Sec-Fetch-Site: none",
+    ] {
         let (status, _, body) = curl(address, LINE, &format!("{POD}{header}\r\n")).await;
         assert_eq!((status, body["error"].as_str()), (403, Some("access_denied")), "{header}");
     }
-    let rebound =
-        format!("{LINE} HTTP/1.1\r\nHost: evil.example\r\n{POD}Connection: close\r\n\r\n");
-    let stream = TcpStream::connect(address).await.unwrap();
-    assert_eq!(exchange(stream, &rebound).await.0, 403);
+    // Another name for this address, a port that is not ours, two names, none, and a proxy's form.
+    let port = address.port();
+    for (target, hosts) in [
+        ("", "Host: evil.example\r\n".to_owned()),
+        ("", "Host: 127.0.0.1:1\r\n".to_owned()),
+        ("", format!("Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n")),
+        ("", "X: y\r\n".to_owned()),
+        ("http://127.0.0.1", format!("Host: 127.0.0.1:{port}\r\n")),
+    ] {
+        let path = "/host/token/?resource=https://vault.azure.net";
+        let request =
+            format!("GET {target}{path} HTTP/1.1\r\n{hosts}{POD}Connection: close\r\n\r\n");
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (status, _, body) = exchange(stream, &request).await;
+        assert_eq!((status, body["error"].as_str()), (403, Some("access_denied")), "{hosts}");
+    }
+}
+
+/// An answer, and the header that says when to come back.
+fn told_to_come_back(answer: &(u16, String, Value)) -> bool {
+    let (status, head, body) = answer;
+    *status == 429 && head.contains("retry-after: 1") && body["error"] == "too_many_requests"
 }
 
 #[tokio::test]
 async fn more_requests_than_there_are_places_are_told_to_come_back() {
     let (address, mut node) = endpoint("http://127.0.0.1:9").await;
     node.run_pod("uid-1");
+    let pending = AssignedView { state: AssignedState::Created, ..assigned("db", Some(CLIENT)) };
+    node.assign([pending]);
+    // All wait for the identity, but one.
+    let requests = (0..=AT_A_TIME_FOR_A_POD)
+        .map(|_| tokio::spawn(async move { curl(address, LINE, POD).await }));
+    let (first, _, waiting) = futures::future::select_all(requests).await;
+    assert!(told_to_come_back(&first.unwrap()));
+    let other = curl(address, LINE, "podname: web-1\r\npodns: team\r\n").await;
+    assert_eq!(other.0, 404, "another pod has places: {}", other.2);
+    node.assign([]);
+    for request in waiting {
+        assert_ne!(request.await.unwrap().0, 429);
+    }
+}
+
+#[tokio::test]
+async fn all_places_taken_is_busy_for_every_pod() {
+    let (address, node) = endpoint("http://127.0.0.1:9").await;
     let api = HostApi::new(node.broker.clone(), HostMetrics::detached(), address);
     let _all = api.places.clone().acquire_many_owned(AT_A_TIME as u32).await.unwrap();
     let mut request = http::Request::get("/host/token/?resource=r")
@@ -141,7 +188,18 @@ async fn more_requests_than_there_are_places_are_told_to_come_back() {
     request.extensions_mut().insert(crate::serve::Peer(address));
     let refusal = api.token(&request.into_parts().0).await.unwrap_err();
     assert_eq!(refusal, Refusal::Busy);
-    let response = refusal.response();
-    assert_eq!(response.status(), 503);
-    assert_eq!(response.headers()["retry-after"], "1");
+    assert_eq!(refusal.response().status(), 429);
+}
+
+#[tokio::test]
+async fn azure_that_fails_is_unavailable_and_says_when_to_come_back() {
+    let failing = imds(|_| error_answer(429, "slow down")).await;
+    let (address, mut node) = endpoint(&failing.endpoint).await;
+    node.run_pod("uid-1");
+    node.assign([assigned("db", Some(CLIENT))]);
+    let asked = Instant::now();
+    let (status, head, body) = curl(address, LINE, POD).await;
+    assert_eq!((status, body["error"].as_str()), (503, Some("temporarily_unavailable")));
+    assert!(head.contains("retry-after: "), "{head}");
+    assert!(asked.elapsed() < DEADLINE);
 }

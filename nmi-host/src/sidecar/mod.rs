@@ -25,6 +25,8 @@ use tokio::time::Instant;
 use crate::authn::Authenticator;
 use crate::broker::{Ask, Broker};
 use crate::caller::Caller;
+use crate::correlation::CorrelationId;
+use crate::digest::NotADigest;
 use crate::metrics::{HostMetrics, Operation};
 use crate::mint::Resource;
 use crate::serve::Peer;
@@ -64,7 +66,12 @@ impl SidecarApi {
             .with_state(self)
     }
 
-    async fn token(&self, caller: &Caller, body: &[u8]) -> Result<TokenResponse, NodeError> {
+    async fn token(
+        &self,
+        caller: &Caller,
+        correlation: CorrelationId,
+        body: &[u8],
+    ) -> Result<TokenResponse, NodeError> {
         let bad = |text: String| NodeError::new(NodeErrorCode::BadRequest, text);
         let request: TokenRequest = serde_json::from_slice(body)
             .map_err(|error| bad(format!("the body is not a token request: {error}")))?;
@@ -76,7 +83,13 @@ impl SidecarApi {
             .map_err(|error| bad(format!("the identity cannot be read: {error}")))?;
         let resource: Resource =
             request.resource.parse().map_err(|error| bad(format!("{error}")))?;
-        let ask = Ask { resource, selector, patience: PATIENCE, assertion: request.assertion };
+        let rejected = request
+            .token_sha256_to_refresh
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error: NotADigest| bad(format!("tokenSha256ToRefresh: {error}")))?;
+        let assertion = request.assertion;
+        let ask = Ask { resource, selector, patience: PATIENCE, assertion, rejected, correlation };
         self.broker.token(caller, &ask).await
     }
 
@@ -108,18 +121,7 @@ async fn token(
         let body = body.map_err(|_| {
             NodeError::new(NodeErrorCode::BadRequest, "the body cannot be read or is too long")
         })?;
-        let answer = api.token(&caller, &body).await;
-        if let Err(error) = &answer {
-            let pod = &caller.pod;
-            tracing::debug!(
-                pod.namespace,
-                pod.name,
-                code = error.code.as_str(),
-                %error,
-                "No token for a sidecar"
-            );
-        }
-        answer
+        api.token(&caller, CorrelationId::of(&headers), &body).await
     });
     let answer = answer.await;
     api.answer((Operation::Token, begun), answer)

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::FederatedBy;
+use api::node_api;
 use http::{Request, Response};
 use kube::client::Body;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -20,6 +21,7 @@ use crate::assigned::testing::{assigned, federated};
 use crate::authn::Reviewer;
 use crate::authn::fixtures::{AUDIENCE, NODE, accepted};
 use crate::broker::testing::{Fixture, fixture};
+use crate::digest::Digest;
 use crate::jwt::testing::unsigned;
 use crate::mint::testing::assertion;
 use crate::serve::{Limits, Server};
@@ -204,6 +206,66 @@ async fn malformed_requests_of_a_known_pod_are_told_so() {
         assert_eq!(answer.0, status, "{head} {}", answer.2);
         assert_eq!(answer.2["error"], "bad_request", "{head}");
     }
+}
+
+/// Has the pod known, and gets its first token.
+async fn served(endpoint: &mut Endpoint, token: &str) -> TokenResponse {
+    endpoint.node.assign([assigned("db", Some(CLIENT))]);
+    let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
+    let asking = ask(address, trusted, TOKEN, Some(token), BODY);
+    let verdict = accepted();
+    let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
+    assert_eq!(answer.0, 200, "{}", answer.2);
+    serde_json::from_value(answer.2).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_serve_any_more_is_replaced_by_azure() {
+    let imds = imds(|_| token_answer(CLIENT)).await;
+    let mut endpoint = endpoint(&imds.endpoint).await;
+    let token = pod_token();
+    let first = served(&mut endpoint, &token).await;
+    let digest = Digest::of(&first.access_token);
+    let body = |digest: &str| {
+        format!(r#"{{"resource":"https://vault.azure.net","tokenSha256ToRefresh":"{digest}"}}"#)
+    };
+    let other = body(&Digest::of("another").to_string());
+    assert_eq!(endpoint.ask(TOKEN, Some(&token), &other).await.0, 200);
+    assert_eq!(imds.count(), 1, "the cached token is not the one");
+    let this = body(&digest.to_string().to_uppercase());
+    for _ in 0..3 {
+        assert_eq!(endpoint.ask(TOKEN, Some(&token), &this).await.0, 200);
+    }
+    assert_eq!(imds.count(), 2, "once in ten seconds");
+    let target = imds.target(1);
+    assert!(target.ends_with(&format!("&token_sha256_to_refresh={digest}")), "{target}");
+    assert_eq!(endpoint.ask(TOKEN, Some(&token), &body("x")).await.0, 400);
+}
+
+#[tokio::test]
+async fn azure_is_told_the_id_by_which_the_sidecar_knows_the_request() {
+    let imds = imds(|_| token_answer(CLIENT)).await;
+    let mut endpoint = endpoint(&imds.endpoint).await;
+    let token = pod_token();
+    served(&mut endpoint, &token).await;
+    let made = imds.correlation_id(0).expect("one is made");
+    assert!(made.parse::<api::Guid>().is_ok(), "{made}");
+    let head = format!("{TOKEN} HTTP/1.1\r\n{}: {CLIENT}\r\nX-Rest:", node_api::CORRELATION_HEADER);
+    let (status, _, body) = endpoint.ask(&head, Some(&token), r#"{"resource":"r"}"#).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(imds.correlation_id(1).as_deref(), Some(CLIENT));
+}
+
+#[tokio::test]
+async fn an_identity_that_azure_has_not_heard_of_yet_reaches_no_sidecar_as_an_error() {
+    let imds = imds(|number| match number {
+        0..3 => error_answer(400, "Identity not found"),
+        _ => token_answer(CLIENT),
+    })
+    .await;
+    let mut endpoint = endpoint(&imds.endpoint).await;
+    assert_eq!(served(&mut endpoint, &pod_token()).await.client_id, CLIENT);
+    assert_eq!(imds.count(), 4);
 }
 
 #[tokio::test]

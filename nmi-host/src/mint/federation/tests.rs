@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::FederatedBy;
 use api::node_api::{Assertion, NodeError, NodeErrorCode, TokenResponse};
@@ -16,6 +15,7 @@ use crate::assigned::testing::{federated, pod};
 use crate::broker::Ask;
 use crate::broker::testing::{Fixture, fixture_of};
 use crate::caller::Caller;
+use crate::digest::Digest;
 use crate::jwt;
 use crate::metrics::HostMetrics;
 use crate::mint::principal::testing::{Entra, Form, TENANT, entra, refusal, token, token_with};
@@ -64,7 +64,7 @@ async fn ask(
 ) -> Result<TokenResponse, NodeError> {
     let resource = "https://vault.azure.net".parse().unwrap();
     let assertion = assertion.cloned();
-    let ask = Ask { resource, selector: None, patience: Duration::ZERO, assertion };
+    let ask = Ask { assertion, ..Ask::of(resource) };
     node.fixture.broker.token(caller, &ask).await
 }
 
@@ -92,7 +92,7 @@ async fn the_agent_shows_the_token_that_its_file_holds_now() {
         let agents = assertion("nmi-host", seconds);
         std::fs::write(node.agents.path(), agents.secret()).unwrap();
         let resource = format!("https://{seconds}.example").parse().unwrap();
-        let ask = Ask { resource, selector: None, patience: Duration::ZERO, assertion: None };
+        let ask = Ask::of(resource);
         let response = node.fixture.broker.token(&caller, &ask).await.unwrap();
         assert_eq!(shown_for(&response), account("nmi-host").to_string());
         assert!(!response.assertion_wanted);
@@ -182,6 +182,25 @@ async fn a_bad_assertion_does_not_cost_a_pod_the_token_that_lives() {
     for bad in [assertion("web", 0), assertion_for("web", "api://x", 60), Assertion::new("x")] {
         assert!(ask(&node, &web, Some(&bad)).await.is_ok());
     }
+    assert_eq!(node.entra.count(), 1);
+}
+
+#[tokio::test]
+async fn another_token_takes_an_assertion_too() {
+    let node = node(FederatedBy::Pod, &["web"], for_subject).await;
+    let web = pod_with("web");
+    let sent = assertion("web", 3600);
+    let first = ask(&node, &web, Some(&sent)).await.unwrap();
+    node.fixture.broker.assertions().forget(&account("web"), &sent);
+    let rejecting = |assertion| Ask {
+        rejected: Some(Digest::of(&first.access_token)),
+        assertion,
+        ..Ask::of("https://vault.azure.net".parse().unwrap())
+    };
+    let broker = &node.fixture.broker;
+    assert_eq!(code(broker.token(&web, &rejecting(None)).await), NodeErrorCode::AssertionRequired);
+    // Better the token that somebody rejects than none.
+    assert!(broker.token(&web, &rejecting(Some(Assertion::new("x")))).await.is_ok());
     assert_eq!(node.entra.count(), 1);
 }
 
