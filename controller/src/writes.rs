@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::crd::{AzureIdentityBindingStatus, AzureIdentityStatus};
 use api::{AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
@@ -17,7 +17,7 @@ use crate::metrics::ControllerMetrics;
 use crate::plan::Change;
 use crate::snapshot::ObjectKey;
 use crate::turns::Target;
-use crate::watch::Cached;
+use crate::watch::{Cached, Slim};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 32;
@@ -193,11 +193,11 @@ async fn execute(
         match write {
             Write::Assigned(change) => change_assigned(client, change).await,
             Write::Identity(key, status) => {
-                let api: Api<AzureIdentity> = Api::namespaced(client.clone(), &key.namespace);
+                let api: Api<Slim<AzureIdentity>> = Api::namespaced(client.clone(), &key.namespace);
                 patch_status(&api, key, serde_json::json!({"status": status})).await
             }
             Write::Binding(key, status) => {
-                let api: Api<AzureIdentityBinding> =
+                let api: Api<Slim<AzureIdentityBinding>> =
                     Api::namespaced(client.clone(), &key.namespace);
                 patch_status(&api, key, serde_json::json!({"status": status})).await
             }
@@ -210,11 +210,17 @@ async fn execute(
 
 async fn change_assigned(client: &Client, change: &Change) -> Result<Written, WriteError> {
     let key = change.key();
-    let api: Api<AzureAssignedIdentity> = Api::namespaced(client.clone(), &key.namespace);
-    let mut stored = match change {
-        Change::Create(object) => api.create(&PostParams::default(), object).await?,
+    let api: Api<Slim<AzureAssignedIdentity>> = Api::namespaced(client.clone(), &key.namespace);
+    let requests = Request::new(api.resource_url());
+    let params = PostParams::default();
+    let Slim(mut stored) = match change {
+        Change::Create(object) => {
+            let request = requests.create(&params, json(object)?);
+            client.request(request.map_err(kube::Error::BuildRequest)?).await?
+        }
         Change::Replace { object, .. } => {
-            api.replace(&key.name, &PostParams::default(), object).await?
+            let request = requests.replace(&key.name, &params, json(object)?);
+            client.request(request.map_err(kube::Error::BuildRequest)?).await?
         }
         Change::Move { version, status, .. } => {
             // Every field: what is absent now has to go from the stored object.
@@ -243,6 +249,10 @@ async fn change_assigned(client: &Client, change: &Change) -> Result<Written, Wr
     };
     stored.trim();
     Ok(Written::Assigned(Arc::new(stored)))
+}
+
+fn json(object: &AzureAssignedIdentity) -> Result<Vec<u8>, kube::Error> {
+    serde_json::to_vec(object).map_err(kube::Error::SerdeError)
 }
 
 async fn patch_status<K>(

@@ -4,6 +4,7 @@
 
 mod dirty;
 mod objects;
+mod slim;
 
 use api::crd::AzureIdentityAttachment;
 use api::{AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, labels};
@@ -21,6 +22,7 @@ pub(crate) use dirty::{Dirty, Keys, Kind, Touched};
 pub(crate) use objects::{BoundPod, Cached, CloudNode, name, namespace, uid};
 #[cfg(test)]
 pub(crate) use objects::{BoundPodSpec, BoundPodStatus, CloudNodeSpec};
+pub(crate) use slim::Slim;
 
 /// Read sides of the caches.
 #[derive(Clone)]
@@ -100,7 +102,7 @@ impl<'a> Watches<'a> {
     fn reflect<K: Cached>(
         &mut self,
         kind: &'static str,
-        api: Api<K>,
+        api: Api<Slim<K>>,
         config: watcher::Config,
     ) -> Store<K> {
         let writer = Writer::new(());
@@ -127,7 +129,7 @@ struct Reflection<K: Cached> {
 
 async fn reflect<K: Cached>(
     kind: &'static str,
-    api: Api<K>,
+    api: Api<Slim<K>>,
     config: watcher::Config,
     mut to: Reflection<K>,
 ) {
@@ -136,11 +138,11 @@ async fn reflect<K: Cached>(
     let mut failing = false;
     while let Some(event) = events.next().await {
         match event {
-            Ok(mut event) => {
+            Ok(event) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!(kind, "Watching again");
                 }
-                trim(&mut event);
+                let event = trimmed(event);
                 let complete = matches!(event, Event::InitDone);
                 follow(&event, &mut to.writer, &to.dirty);
                 if complete {
@@ -171,9 +173,17 @@ fn refuses_streaming(error: &watcher::Error) -> bool {
     }
 }
 
-fn trim<K: Cached>(event: &mut Event<K>) {
-    if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = event {
+fn trimmed<K: Cached>(event: Event<Slim<K>>) -> Event<K> {
+    let trim = |Slim(mut object): Slim<K>| {
         object.trim();
+        object
+    };
+    match event {
+        Event::Apply(object) => Event::Apply(trim(object)),
+        Event::Delete(object) => Event::Delete(trim(object)),
+        Event::InitApply(object) => Event::InitApply(trim(object)),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
     }
 }
 

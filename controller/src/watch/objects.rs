@@ -7,15 +7,13 @@ use api::{AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, labels};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::Kind;
+use super::slim::{self, Readable};
 
 /// A kind as the caches hold it.
-pub(crate) trait Cached:
-    Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static
-{
+pub(crate) trait Cached: Readable + Clone + std::fmt::Debug + Send + Sync + 'static {
     /// Which kind it is.
     const KIND: Kind;
 
@@ -32,6 +30,7 @@ pub(crate) trait Cached:
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = Pod)]
 pub(crate) struct BoundPod {
+    #[serde(deserialize_with = "slim::metadata")]
     pub(crate) metadata: ObjectMeta,
     #[serde(default)]
     pub(crate) spec: BoundPodSpec,
@@ -58,6 +57,7 @@ pub(crate) struct BoundPodStatus {
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = Node)]
 pub(crate) struct CloudNode {
+    #[serde(deserialize_with = "slim::metadata")]
     pub(crate) metadata: ObjectMeta,
     #[serde(default)]
     pub(crate) spec: CloudNodeSpec,
@@ -106,6 +106,12 @@ impl BoundPod {
     }
 }
 
+impl Readable for BoundPod {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::deserialize(from)
+    }
+}
+
 impl Cached for BoundPod {
     const KIND: Kind = Kind::Pods;
 
@@ -122,6 +128,12 @@ impl Cached for BoundPod {
 }
 
 // === the other kinds ===
+
+impl Readable for CloudNode {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::deserialize(from)
+    }
+}
 
 impl Cached for CloudNode {
     const KIND: Kind = Kind::Nodes;
