@@ -19,6 +19,7 @@ mod jwt;
 mod metrics;
 mod mint;
 mod pods;
+mod removed;
 mod run;
 mod select;
 mod serve;
@@ -38,6 +39,7 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = mint::unpack_for_parent() {
         return Ok(code);
     }
+    removed::NMI.refuse(std::env::args_os(), |name| std::env::var_os(name).is_some())?;
     let args = args::Args::parse();
     args.log().init()?;
     no_core_dumps()?;
