@@ -8,6 +8,8 @@ mod imds;
 mod key;
 mod principal;
 #[cfg(test)]
+mod storms;
+#[cfg(test)]
 mod tests;
 mod token;
 mod upstream;
