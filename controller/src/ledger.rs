@@ -9,6 +9,7 @@ use api::matching::Scope;
 use api::{Host, IdentityId};
 use jiff::Timestamp;
 
+use crate::adoption::is_leftover;
 use crate::cluster::{Affected, Cluster};
 use crate::content::is_ours;
 use crate::desired::{Place, Selected, desired};
@@ -219,6 +220,8 @@ impl Ledger {
         match cluster.assigned(&at) {
             None => settled.due.push((at, None)),
             Some(stored) if is_ours(stored) => settled.due.push((at, Some(Rank::Withdraw))),
+            // The adopter's, which says so itself.
+            Some(stored) if is_leftover(stored) => settled.due.push((at, None)),
             Some(_) => {
                 settled.due.push((at.clone(), None));
                 settled.foreign.push(at);

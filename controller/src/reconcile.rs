@@ -273,7 +273,7 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
         }
     }
 
-    /// Objects that aad-pod-identity left behind are nobody's to change here; said once.
+    /// Objects that nobody known wrote are nobody's to change here; said once.
     fn report_foreign(&mut self, foreign: Vec<ObjectKey>) {
         for key in foreign {
             if self.foreign.insert(key.clone()) {

@@ -10,5 +10,6 @@ mod metrics;
 mod mic;
 
 pub(crate) use adopter::{Adopter, Claims};
+pub(crate) use leftover::is_leftover;
 pub(crate) use metrics::AdoptionMetrics;
 pub(crate) use mic::{MicPresence, MicWatch};
