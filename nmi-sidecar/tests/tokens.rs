@@ -145,6 +145,21 @@ async fn an_identity_that_is_being_attached_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_missing_binding_is_waited_for_once_and_seen_when_it_appears() {
+    let (node, sidecar) = pair("1h").await;
+    node.state.assignment.send_replace(AssignmentState::None);
+    node.fails(NodeErrorCode::NotAssigned, "no binding");
+    assert_eq!(sidecar.token("r").await.status, 400);
+    let before = tokio::time::Instant::now();
+    for number in 0..5 {
+        assert_eq!(sidecar.token(&format!("r{number}")).await.status, 400);
+    }
+    assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
+    *node.state.answer.lock() = Ok(86_400);
+    assert_eq!(sidecar.token("another").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_blip_of_the_agent_is_not_noticed() {
     let (node, sidecar) = pair("1h").await;
     node.fails(NodeErrorCode::Unavailable, "Entra is down");

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use api::IdentitySelector;
 use api::node_api::{self, AssignmentState, NodeError, NodeErrorCode, TokenResponse};
+use parking_lot::Mutex;
 use token_cache::{Call, FetchError, Fetched, Source};
+use tokio::time::Instant;
 
 use super::assertion::AssertionFile;
 use super::client::NodeClient;
@@ -17,8 +19,8 @@ use crate::imds::{CachedToken, TokenKey};
 /// A request is answered within 25 seconds; this leaves the last attempt a moment.
 const PATIENCE: Duration = Duration::from_secs(22);
 
-/// How long a missing binding is waited for. It may appear, but it is more often a mistake that is
-/// to be seen soon.
+/// How long a missing binding is waited for, once. It may appear, but it is more often a mistake
+/// that is to be seen soon. One that appears later is seen by the next request all the same.
 const UNBOUND_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tokens from the agent.
@@ -27,6 +29,8 @@ pub struct NodeSource {
     node: Arc<NodeClient>,
     assertion: AssertionFile,
     gate: Gate,
+    /// Since when the agent says that there is no binding.
+    unbound: Mutex<Option<Instant>>,
 }
 
 // === impl NodeSource ===
@@ -35,7 +39,7 @@ impl NodeSource {
     /// Asks `node`, which may ask for the `assertion`; is patient with missing identities while
     /// `gate` is closed.
     pub fn new(node: Arc<NodeClient>, assertion: AssertionFile, gate: Gate) -> Self {
-        Self { node, assertion, gate }
+        Self { node, assertion, gate, unbound: Mutex::default() }
     }
 
     /// One question to the agent, or two if it has to see the pod's own token.
@@ -72,6 +76,20 @@ impl NodeSource {
         }
     }
 
+    fn take_note(&self, answer: &Result<TokenResponse, Failure>) {
+        let mut unbound = self.unbound.lock();
+        match answer {
+            // It says nothing about bindings.
+            Err(Failure::Unreachable(_)) => {}
+            Err(Failure::Node { error, pending: false })
+                if error.code == NodeErrorCode::NotAssigned =>
+            {
+                unbound.get_or_insert_with(Instant::now);
+            }
+            Ok(_) | Err(Failure::Node { .. }) => *unbound = None,
+        }
+    }
+
     /// Whether identities of the pod are on their way, after the agent said that one is not there.
     async fn pending(&self) -> bool {
         let assignment = self.node.assignment(Duration::ZERO).await;
@@ -98,16 +116,18 @@ impl Source for NodeSource {
             assertion: None,
         };
         let answer = self.ask(request, &correlation).await;
+        self.take_note(&answer);
         let token = answer.and_then(|token| checked(&key, &token));
         token.map_err(|failure| failure.classify(correlation))
     }
 
     fn patience(&self, error: &FetchError<FailedCall>) -> Duration {
-        patience(error, self.gate.is_open())
+        let unbound_for = self.unbound.lock().map(|since| since.elapsed()).unwrap_or_default();
+        patience(error, self.gate.is_open(), unbound_for)
     }
 }
 
-fn patience(error: &FetchError<FailedCall>, gate_is_open: bool) -> Duration {
+fn patience(error: &FetchError<FailedCall>, gate_is_open: bool, unbound_for: Duration) -> Duration {
     match (error, &error.error().failure) {
         (FetchError::Transient { .. }, _) => PATIENCE,
         (FetchError::Revoked(_), Failure::Node { error, pending })
@@ -116,7 +136,7 @@ fn patience(error: &FetchError<FailedCall>, gate_is_open: bool) -> Duration {
             if *pending || !gate_is_open {
                 PATIENCE
             } else {
-                UNBOUND_PATIENCE
+                UNBOUND_PATIENCE.saturating_sub(unbound_for)
             }
         }
         (FetchError::Revoked(_) | FetchError::Refused(_), _) => Duration::ZERO,
@@ -171,9 +191,12 @@ mod tests {
             (classified(Failure::Unreachable(String::new())), true, 22),
         ];
         for (error, gate_is_open, seconds) in rows {
-            let found = patience(&error, gate_is_open).as_secs();
+            let found = patience(&error, gate_is_open, Duration::ZERO).as_secs();
             assert_eq!(found, seconds, "{error:?} {gate_is_open}");
         }
+        let waited = Duration::from_secs(60);
+        assert_eq!(patience(&not_assigned(false), true, waited), Duration::ZERO);
+        assert_eq!(patience(&not_assigned(true), true, waited), PATIENCE);
     }
 
     #[test]
