@@ -134,7 +134,7 @@ impl Report {
         if self.loads.is_empty() {
             return;
         }
-        text.push_str("| server | load | req/s | p50 / p99 ms | CPU µs per request | resident MiB | peer, CPU µs |\n|---|---|---|---|---|---|---|\n");
+        text.push_str("| server | load | req/s | p50 / p99 ms | CPU µs per request | resident MiB | peer: CPU µs; p50 / p99 ms |\n|---|---|---|---|---|---|---|\n");
         for row in &self.loads {
             let middle = row.middle();
             let _ = writeln!(

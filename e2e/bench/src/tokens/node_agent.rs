@@ -154,7 +154,7 @@ fn publish(samples: [Samples; NODES.len()], report: &mut Report) {
         samples.report(node, report);
     }
     for ratio in ratios {
-        report.promised(ratio.peer("2.7"), SAME);
+        report.promised(ratio.peer("NMI 2.7"), SAME);
     }
     report.promise("nmi-host: resident under load, 110 pods", resident, 20.0, "MiB");
 }
@@ -165,11 +165,11 @@ impl Samples {
     fn report(self, node: &Node, report: &mut Report) {
         let many = node.name();
         let name = format!("nmi-host: resident idle, {many}");
-        report.figure(Figure::new(name, "MiB", self.idle).peer("32"));
+        report.figure(Figure::new(name, "MiB", self.idle).peer("NMI 32"));
         let name = format!("nmi-host: of that not backed by a file, {many}");
         report.figure(Figure::new(name, "MiB", self.anonymous));
         let name = format!("nmi-host: the most that was ever resident, {many}");
-        report.figure(Figure::new(name, "MiB", self.peak).peer("47"));
+        report.figure(Figure::new(name, "MiB", self.peak).peer("NMI 47"));
         for (door, samples) in Door::ALL.into_iter().zip(self.doors) {
             let row = LoadRow {
                 server: format!("nmi-host, {many}"),
@@ -261,10 +261,10 @@ impl Door {
     /// The old NMI, without TLS and without a cache.
     fn peer(self, pods: usize) -> &'static str {
         match (self, pods) {
-            (Self::Sidecars, 1) => "279",
-            (Self::Sidecars, _) => "744",
-            (Self::Host, 1) => "360",
-            (Self::HostEight, 1) => "266",
+            (Self::Sidecars, 1) => "NMI 279; 1.8 / 6.4",
+            (Self::Sidecars, _) => "NMI 744; 4.1 / 11",
+            (Self::Host, 1) => "NMI 360; 0.39 / 1.6",
+            (Self::HostEight, 1) => "NMI 266; 1.7 / 6.2",
             _ => "",
         }
     }

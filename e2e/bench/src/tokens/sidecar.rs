@@ -41,14 +41,29 @@ struct Case {
 }
 
 const CASES: [Case; 4] = [
-    Case { name: "1 connection", callers: 1, connections: Connections::Kept, peer: "61" },
-    Case { name: "8 connections", callers: 8, connections: Connections::Kept, peer: "29–40" },
-    Case { name: "32 connections", callers: 32, connections: Connections::Kept, peer: "44" },
+    Case {
+        name: "1 connection",
+        callers: 1,
+        connections: Connections::Kept,
+        peer: "proxy 61; 0.05 / 0.24",
+    },
+    Case {
+        name: "8 connections",
+        callers: 8,
+        connections: Connections::Kept,
+        peer: "proxy 40 (29 without log); 0.14 / 2.5",
+    },
+    Case {
+        name: "32 connections",
+        callers: 32,
+        connections: Connections::Kept,
+        peer: "proxy 44; 0.35 / 8.9",
+    },
     Case {
         name: "8 at a time, each a new connection",
         callers: 8,
         connections: Connections::New,
-        peer: "82",
+        peer: "proxy 82; 0.55 / 2.5",
     },
 ];
 
@@ -103,7 +118,7 @@ fn listening(stage: &Stage, report: &mut Report) -> Result<()> {
         let _connection = sidecar.connect(listen())?;
         samples.push(milliseconds(sidecar.started().elapsed()));
     }
-    let figure = Figure::new("sidecar: exec to listening", "ms", samples).peer("24; old NMI 119");
+    let figure = Figure::new("sidecar: exec to listening", "ms", samples).peer("proxy 24, NMI 119");
     report.promised(figure, 5.0);
     Ok(())
 }
@@ -120,14 +135,14 @@ fn first_token(stage: &Stage, delay: Duration, at_most: f64, report: &mut Report
         calls.push(f64::from(u32::try_from(agent.token_calls() - before)?));
     }
     let (name, peer) = match delay {
-        Duration::ZERO => ("sidecar: exec to first token, upstream at once", "39"),
-        _ => ("sidecar: exec to first token, upstream in 50 ms", "190"),
+        Duration::ZERO => ("sidecar: exec to first token, upstream at once", "proxy 39"),
+        _ => ("sidecar: exec to first token, upstream in 50 ms", "proxy 190"),
     };
     report.promised(Figure::new(name, "ms", samples).peer(peer), at_most);
     // Not the median: a second call must not happen even once.
     let most = calls.iter().copied().fold(0.0, f64::max);
     let name = format!("{name}: token calls, the most");
-    report.promised(Figure::new(name, "", vec![most]).peer("3 in series"), 1.0);
+    report.promised(Figure::new(name, "", vec![most]).peer("proxy 3, in series"), 1.0);
     Ok(())
 }
 
@@ -141,7 +156,7 @@ fn herd(stage: &Stage, report: &mut Report) -> Result<()> {
     load::run(&case.plan(listen()), moment, || Ok(()))?;
     let calls = f64::from(u32::try_from(agent.token_calls())?);
     let name = format!("sidecar: token calls for {HERD} cold requests at once");
-    report.promised(Figure::new(name, "", vec![calls]).peer("1"), 1.0);
+    report.promised(Figure::new(name, "", vec![calls]).peer("proxy 1"), 1.0);
     Ok(())
 }
 
@@ -247,14 +262,14 @@ impl Memories {
 
 impl Warm {
     fn report(self, report: &mut Report) {
-        self.idle.report("idle", "28", 6.0, report);
-        self.loaded.report("with 64 keys under load", "35–37", 8.0, report);
+        self.idle.report("idle", "proxy 28, NMI 32", 6.0, report);
+        self.loaded.report("with 64 keys under load", "proxy 35–37", 8.0, report);
         let ratios = self.sidecar[EIGHT]
             .iter()
             .zip(&self.floor[EIGHT])
             .map(|(sidecar, floor)| sidecar.processor_us / floor.processor_us);
         let name = "sidecar: CPU of a warm token, in those of the floor, 8 connections";
-        report.figure(Figure::new(name, "×", ratios.collect()).peer("4.6–6.3"));
+        report.figure(Figure::new(name, "×", ratios.collect()).peer("proxy 6.3 (4.6)"));
         for (index, (case, (sidecar, floor))) in
             CASES.iter().zip(self.sidecar.into_iter().zip(self.floor)).enumerate()
         {
