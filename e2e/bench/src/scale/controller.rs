@@ -44,8 +44,9 @@ impl Controller {
             .arg(format!("--detach-linger={}s", linger.as_secs()))
             .start()?;
         subject.connect(SocketAddr::from(ADMIN))?;
-        subject.wait_for("leading", || {
-            metrics().is_ok_and(|text| value(&text, "podidentity_leader") == 1.0)
+        subject.wait_for("ready and leading", || {
+            let leads = metrics().is_ok_and(|text| value(&text, "podidentity_leader") > 0.5);
+            leads && get("/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
         })?;
         Ok(Self(subject))
     }
@@ -63,12 +64,17 @@ impl Controller {
 
 /// The page of metrics.
 fn metrics() -> Result<String> {
-    let mut stream = TcpStream::connect(SocketAddr::from(ADMIN))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let answer = get("/metrics")?;
     let (_, body) = answer.split_once("\r\n\r\n").context("no metrics")?;
     Ok(body.to_owned())
+}
+
+fn get(path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(SocketAddr::from(ADMIN))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The sum of a metric over its labels.

@@ -9,7 +9,7 @@ use api::{AssignedState, AzureAssignedIdentity};
 use futures::StreamExt;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use super::world::NAMESPACE;
@@ -28,6 +28,35 @@ enum State {
     Gone,
 }
 
+/// The API server ends watches when it pleases: of kinds that were defined a moment ago rather
+/// soon. Then it goes on where it was.
+async fn follow(
+    api: &Api<AzureAssignedIdentity>,
+    mut version: String,
+    sender: &UnboundedSender<(Instant, String, State)>,
+) -> Result<()> {
+    loop {
+        let Ok(events) = api.watch(&WatchParams::default().timeout(290), &version).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let mut events = events.boxed();
+        while let Some(Ok(event)) = events.next().await {
+            let now = Instant::now();
+            let (object, state) = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    let assigned = object.state() == AssignedState::Assigned;
+                    (object, if assigned { State::Assigned } else { State::Waiting })
+                }
+                WatchEvent::Deleted(object) => (object, State::Gone),
+                WatchEvent::Bookmark(_) | WatchEvent::Error(_) => continue,
+            };
+            version = object.metadata.resource_version.unwrap_or(version);
+            sender.send((now, object.spec.pod, state))?;
+        }
+    }
+}
+
 // === impl Follower ===
 
 impl Follower {
@@ -36,22 +65,8 @@ impl Follower {
         let api: Api<AzureAssignedIdentity> = Api::namespaced(client.clone(), NAMESPACE);
         let list = api.list_metadata(&ListParams::default().limit(1)).await?;
         let version = list.metadata.resource_version.context("a list without a version")?;
-        let mut events = api.watch(&WatchParams::default().timeout(290), &version).await?.boxed();
         let (sender, changes) = unbounded_channel();
-        let task = tokio::spawn(async move {
-            while let Some(Ok(event)) = events.next().await {
-                let now = Instant::now();
-                let (object, state) = match event {
-                    WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                        let assigned = object.state() == AssignedState::Assigned;
-                        (object, if assigned { State::Assigned } else { State::Waiting })
-                    }
-                    WatchEvent::Deleted(object) => (object, State::Gone),
-                    WatchEvent::Bookmark(_) | WatchEvent::Error(_) => continue,
-                };
-                drop(sender.send((now, object.spec.pod, state)));
-            }
-        });
+        let task = tokio::spawn(async move { drop(follow(&api, version, &sender).await) });
         Ok(Self { changes, states: HashMap::new(), task })
     }
 

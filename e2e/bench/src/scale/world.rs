@@ -84,11 +84,11 @@ pub(super) async fn add_nodes(client: &Client, count: usize, sets: usize) -> Res
 pub(super) async fn add_identities(client: &Client, names: &[String]) -> Result<()> {
     let identities = names.iter().map(|name| {
         let spec = json!({"type": 0, "resourceID": azure::identity(name)});
-        typed::<AzureIdentity>(name, spec)
+        typed::<AzureIdentity>(name, &spec)
     });
     create_all(client, Some(NAMESPACE), identities).await?;
     let bindings = names.iter().map(|name| {
-        typed::<AzureIdentityBinding>(name, json!({"azureIdentity": name, "selector": name}))
+        typed::<AzureIdentityBinding>(name, &json!({"azureIdentity": name, "selector": name}))
     });
     create_all(client, Some(NAMESPACE), bindings).await
 }
@@ -175,7 +175,10 @@ where
     Ok(())
 }
 
-fn typed<K: DeserializeOwned + Resource<DynamicType = ()>>(name: &str, spec: Value) -> Result<K> {
+fn typed<K>(name: &str, spec: &Value) -> Result<K>
+where
+    K: DeserializeOwned + Resource<DynamicType = ()>,
+{
     read(json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()),
         "metadata": {"name": name}, "spec": spec,
