@@ -92,8 +92,9 @@ cluster-test: e2e ## Run the tests on the local cluster (needs root)
 	fi
 
 .PHONY: bench
-bench: release ## Measure the release programs on the token path (as root, alone on the machine; three minutes)
+bench: release tools ## Measure the release programs: tokens, and the controller at scale (as root, alone on the machine; six minutes)
 	$(RELEASE)/bench tokens --images $(CACHE)/images
+	$(RELEASE)/bench scale --control-plane $(CACHE)/control-plane
 
 # The programs as the images have them, and apart from them what measures: together cargo would
 # build the libraries that they share with the features of both.
@@ -102,7 +103,7 @@ release: toolchain
 	@command -v musl-gcc >/dev/null || { echo "musl-gcc is missing: install the package musl-tools"; exit 1; }
 	CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl \
 	  -p webhook -p controller -p nmi-host -p nmi-sidecar -p init-redirect --bins
-	CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl -p bench
+	CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl -p bench -p fake-azure
 
 .PHONY: golden
 golden: toolchain ## Write the golden files anew; read the diff before you commit it

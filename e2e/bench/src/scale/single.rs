@@ -101,11 +101,11 @@ async fn apart(
         world::add_pods(&one.stage.client, &[busy]).await?;
         // By now ARM has the PATCH, and keeps it for a while.
         tokio::time::sleep(ARM_GET + PAUSE).await;
-        let begin = Instant::now();
         let pod = one.new_pod(warm, 1);
         world::add_pods(&one.stage.client, &[pod]).await?;
+        let begin = Instant::now();
         let assigned = one.follower.assigned(1, PATIENCE).await?;
-        samples.push(milliseconds(assigned - begin));
+        samples.push(milliseconds(assigned.saturating_duration_since(begin)));
         one.follower.assigned(2, PATIENCE).await?;
         one.follower.forget();
     }
@@ -146,13 +146,13 @@ impl OneByOne<'_> {
         }
     }
 
-    /// From when a pod was sent to the API server to when its identity is assigned.
+    /// From when the API server has a pod, on its node, to when its identity is assigned.
     async fn pod(&mut self, identity: &str, node: usize) -> Result<Duration> {
         let pod = self.new_pod(identity, node);
-        let begin = Instant::now();
         world::add_pods(&self.stage.client, &[pod]).await?;
+        let begin = Instant::now();
         let assigned = self.follower.assigned(1, PATIENCE).await?;
         self.follower.forget();
-        Ok(assigned - begin)
+        Ok(assigned.saturating_duration_since(begin))
     }
 }
