@@ -83,6 +83,11 @@ async fn a_running_cluster_moves_over_from_aad_pod_identity() {
     let env = env().await;
     let azure = &env.azure;
     allow(env, &format!("{{{}:{}}}", mic::NAMESPACE, mic::ACCOUNT)).await;
+    let space = Namespace::plain("migrate").await;
+    eventually("an earlier run has left nothing", LIMIT, async || {
+        (!recorded(env).await.contains("migrate-")).then_some(())
+    })
+    .await;
     let mic = Mic::start(env).await;
     eventually("the controller says that it waits", LIMIT, async || {
         let events = ["-n", mic::RECORD_NAMESPACE, "events", "--field-selector=reason=MicRunning"];
@@ -93,7 +98,6 @@ async fn a_running_cluster_moves_over_from_aad_pod_identity() {
     .await;
 
     // What MIC left: one in use, one of a pod that is gone and that somebody tried to delete.
-    let space = Namespace::plain("migrate").await;
     let used = azure.identity("migrate-used", 90).await;
     let unused = azure.identity("migrate-unused", 91).await;
     let foreign = azure.identity("migrate-foreign", 92).await;

@@ -103,7 +103,9 @@ impl Mic {
 
     async fn create(&self, object: &Value) -> Result<(), String> {
         let account = format!("--as=system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
-        let args = ["create", "-f", "-", &account, "--as-group=system:masters"];
+        // Its own client does not ask for strictness; unknown fields are pruned.
+        let args =
+            ["create", "--validate=ignore", "-f", "-", &account, "--as-group=system:masters"];
         pipe(self.env, &args, object).await
     }
 }
