@@ -61,7 +61,7 @@ pub(crate) struct Holding {
 pub(crate) struct Settled {
     /// The write that is due to each `AzureAssignedIdentity` that was looked at.
     pub(crate) due: Vec<(ObjectKey, Option<Rank>)>,
-    /// Hosts that may need something else now.
+    /// Hosts that need something else now, or did for a moment.
     pub(crate) hosts: HashSet<Host>,
     /// Identities and bindings of which there may be something else to tell.
     pub(crate) identities: HashSet<ObjectKey>,
@@ -254,8 +254,9 @@ impl Ledger {
                 }
             }
             settled.identities.insert(held.identity.clone());
-            if let Some((host, identity)) = &held.place {
-                self.release(host, identity);
+            if let Some((host, identity)) = &held.place
+                && self.release(host, identity)
+            {
                 settled.hosts.insert(host.clone());
             }
         }
@@ -270,17 +271,19 @@ impl Ledger {
         }
     }
 
-    fn release(&mut self, host: &Host, identity: &IdentityId) {
-        let Some(needed) = self.needs.get_mut(host) else { return };
-        if let Some(count) = needed.get_mut(identity) {
-            *count -= 1;
-            if *count == 0 {
-                needed.remove(identity);
-            }
+    /// Returns whether that was the last use.
+    fn release(&mut self, host: &Host, identity: &IdentityId) -> bool {
+        let Some(needed) = self.needs.get_mut(host) else { return false };
+        let Some(count) = needed.get_mut(identity) else { return false };
+        *count -= 1;
+        if *count > 0 {
+            return false;
         }
+        needed.remove(identity);
         if needed.is_empty() {
             self.needs.remove(host);
         }
+        true
     }
 
     fn enter(&mut self, pod: &ObjectKey, entry: &Entry, settled: &mut Settled) {
@@ -290,9 +293,7 @@ impl Ledger {
             self.users.entry(held.identity.clone()).or_default().insert(pod.clone());
             settled.identities.insert(held.identity.clone());
             if let Some((host, identity)) = &held.place {
-                let needed = self.needs.entry(host.clone()).or_default();
-                *needed.entry(identity.clone()).or_default() += 1;
-                settled.hosts.insert(host.clone());
+                self.require(host, identity, settled);
             }
         }
         for (binding, in_scope) in &entry.selected {
@@ -300,6 +301,16 @@ impl Ledger {
             *(if *in_scope { &mut selected.in_scope } else { &mut selected.out_of_scope }) += 1;
             settled.bindings.insert(binding.clone());
         }
+    }
+
+    fn require(&mut self, host: &Host, identity: &IdentityId, settled: &mut Settled) {
+        // It is used already in almost every case: look before cloning.
+        if let Some(count) = self.needs.get_mut(host).and_then(|needed| needed.get_mut(identity)) {
+            *count += 1;
+            return;
+        }
+        self.needs.entry(host.clone()).or_default().insert(identity.clone(), 1);
+        settled.hosts.insert(host.clone());
     }
 
     fn count(&mut self, standing: &Standing) -> &mut usize {

@@ -90,6 +90,9 @@ fn a_status_of_our_own_decides_nothing_again() {
 fn the_last_user_ends_the_need() {
     let mut world = world();
     let mut engine = following(&world);
+    world.pods.push(pod("apps", "web-2", "sel", "n1").into());
+    assert!(engine.follow(&world).hosts.is_empty(), "another user changes nothing");
+    world.pods.pop();
     world.pods.remove(0);
     let settled = engine.follow(&world);
     assert!(settled.hosts.contains(&host("a")));

@@ -20,7 +20,8 @@ use crate::turns::Target;
 use crate::watch::{Cached, Slim};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-const IN_FLIGHT: usize = 32;
+/// More of them only wait in the API server, as was measured; each costs a connection.
+const IN_FLIGHT: usize = 24;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq)]

@@ -17,7 +17,8 @@ use crate::watch::{BoundPod, name, namespace, uid};
 
 const CONTROLLER: &str = "aadpodidentity.k8s.io/controller";
 const QUEUE: usize = 1024;
-const IN_FLIGHT: usize = 4;
+/// One after the other: they must not keep the API server from what matters.
+const IN_FLIGHT: usize = 1;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// What the API server accepts.
 const MAX_NOTE: usize = 1024;

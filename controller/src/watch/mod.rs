@@ -234,4 +234,18 @@ mod tests {
         assert!(matters(&Event::Apply(done), &store), "completed");
         assert!(matters(&Event::Delete(pod), &store), "deleted");
     }
+
+    #[test]
+    fn only_a_server_that_cannot_stream_is_asked_for_lists() {
+        let refusal = |code, message: &str| {
+            let status =
+                kube::core::Status { code, message: message.to_owned(), ..Default::default() };
+            watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()))
+        };
+        let forbidden = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        assert!(refuses_streaming(&refusal(422, forbidden)));
+        assert!(!refuses_streaming(&refusal(422, "labelSelector: Invalid value")));
+        assert!(!refuses_streaming(&refusal(429, "storage is (re)initializing")));
+        assert!(!refuses_streaming(&refusal(500, forbidden)));
+    }
 }
