@@ -31,14 +31,18 @@ fn on(node: &str, mut pod: Value) -> Value {
     pod
 }
 
-/// Says by the chart's value who may write assignments beside the controller.
+/// Says by the chart's value who may write assignments beside the controller: a JSON list.
 async fn allow(env: &Env, accounts: &str) {
     let value = format!("migration.micServiceAccounts={accounts}");
     let chart = release::chart();
     let args = ["upgrade", release::NAME, chart.to_str().unwrap(), "-n", release::NAMESPACE];
-    let more = ["--reuse-values", "--set", &value, "--wait", "--timeout=2m"];
+    // Not `--set …=null`: together with `--reuse-values` it changes nothing.
+    let more = ["--reuse-values", "--set-json", &value, "--wait", "--timeout=2m"];
     let output = env.cluster.helm(&[&args[..], &more[..]].concat()).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let policy = format!("{}-assignments", release::NAME);
+    let policy = env.get(&["validatingadmissionpolicy", &policy]).await.to_string();
+    assert_eq!(policy.contains(mic::ACCOUNT), accounts != "[]", "{policy}");
 }
 
 /// The assignments in the namespace of our own.
@@ -82,7 +86,7 @@ async fn is_detached(env: &Env, identity: &Identity) {
 async fn a_running_cluster_moves_over_from_aad_pod_identity() {
     let env = env().await;
     let azure = &env.azure;
-    allow(env, &format!("{{{}:{}}}", mic::NAMESPACE, mic::ACCOUNT)).await;
+    allow(env, &format!("[\"{}:{}\"]", mic::NAMESPACE, mic::ACCOUNT)).await;
     let space = Namespace::plain("migrate").await;
     eventually("an earlier run has left nothing", LIMIT, async || {
         (!recorded(env).await.contains("migrate-")).then_some(())
@@ -161,6 +165,6 @@ async fn a_running_cluster_moves_over_from_aad_pod_identity() {
     is_detached(env, &used).await;
     assert!(azure.is_attached(&foreign, SCALE_SET).await, "MIC never named it");
     mic::forget(env).await;
-    allow(env, "null").await;
+    allow(env, "[]").await;
     space.done().await;
 }
