@@ -19,6 +19,7 @@ use crate::exceptions::excepted_ips;
 use crate::guard::Guard;
 use crate::metrics::HostMetrics;
 use crate::pods::PodView;
+use crate::slim::Slim;
 use crate::watched::Table;
 
 /// The rules on the node. All calls block.
@@ -73,8 +74,8 @@ const FIRST_LISTS: Duration = Duration::from_secs(10);
 
 impl OwnDaemonSet {
     /// What is kept of the object.
-    pub(crate) fn read(object: &DaemonSet) -> Option<Self> {
-        Some(Self { ending: object.metadata.deletion_timestamp.is_some() })
+    pub(crate) fn read(object: &Slim<DaemonSet>) -> Self {
+        Self { ending: object.metadata.deletion_timestamp.is_some() }
     }
 }
 

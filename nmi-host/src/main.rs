@@ -24,6 +24,7 @@ mod run;
 mod select;
 mod serve;
 mod sidecar;
+mod slim;
 #[cfg(test)]
 mod testing;
 mod watched;

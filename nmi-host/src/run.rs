@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::labels::node_label_value;
-use api::{AzureAssignedIdentity, AzurePodIdentityException, AzurePodIdentityExceptionSpec};
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Pod;
+use api::{AzurePodIdentityException, AzurePodIdentityExceptionSpec};
 use kube::Client;
 use kube::api::Api;
 use runtime::admin::{self, Admin};
@@ -18,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::args::{Config, Switch};
-use crate::assigned::AssignedView;
+use crate::assigned::{AssignedView, NodeAssigned};
 use crate::authn::{Authenticator, Reviewer};
 use crate::broker::Broker;
 use crate::certificate::CertificateTask;
@@ -30,6 +28,7 @@ use crate::mint::{Imds, Minter, Principals};
 use crate::pods::PodView;
 use crate::serve::{Limits, Server};
 use crate::sidecar::SidecarApi;
+use crate::slim::Slim;
 use crate::watched::{self, Table, TableWriter};
 
 /// A node has at most a few hundred pods, each with one sidecar that holds one or two connections.
@@ -98,14 +97,15 @@ impl Agent {
         let node = self.config.node_name.clone();
         let label = format!("{}={}", api::labels::NODE_NAME, node_label_value(&node));
         let scope = self.config.scope;
-        let project = move |object: &AzureAssignedIdentity| {
+        let project = move |object: NodeAssigned| {
+            let key = watched::ObjectKey::of(&object);
             let view = AssignedView::read(object, &node).inspect_err(|reason| {
-                let object = watched::ObjectKey::of(object);
+                let object = &key;
                 tracing::warn!(%object, %reason, "AzureAssignedIdentity is ignored");
             });
             let view = view.ok()?;
             if !view.in_scope(scope) {
-                let (object, identity) = (watched::ObjectKey::of(object), &view.identity);
+                let (object, identity) = (&key, &view.identity);
                 tracing::warn!(
                     %object, %identity,
                     "AzureAssignedIdentity is ignored: the identity is for its own namespace only"
@@ -129,7 +129,7 @@ impl Agent {
         let (writer, table) = TableWriter::new();
         let field = format!("spec.nodeName={}", self.config.node_name);
         let keep = writer.keep(
-            Api::<kube::core::DeserializeGuard<Pod>>::all(self.client.clone()),
+            Api::all(self.client.clone()),
             watched::config().fields(&field),
             (Watch::Pods, self.counters.clone()),
             self.shutdown.clone(),
@@ -147,7 +147,7 @@ impl Agent {
             watched::config(),
             (Watch::Exceptions, self.counters.clone()),
             self.shutdown.clone(),
-            |object: &AzurePodIdentityException| Some(object.spec.clone()),
+            |object: Slim<AzurePodIdentityException, _>| Some(object.spec),
         );
         self.supervise("watch of exceptions", keep);
         table
@@ -162,7 +162,7 @@ impl Agent {
             watched::config().fields(&field),
             (Watch::DaemonSet, self.counters.clone()),
             self.shutdown.clone(),
-            |object: &DaemonSet| OwnDaemonSet::read(object),
+            |object| Some(OwnDaemonSet::read(&object)),
         );
         self.supervise("watch of the DaemonSet", keep);
         table

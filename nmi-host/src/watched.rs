@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Resource, ResourceExt};
@@ -195,16 +196,18 @@ impl<V: PartialEq + Send + Sync + 'static> TableWriter<V> {
         config: watcher::Config,
         (what, metrics): (Watch, HostMetrics),
         shutdown: Shutdown,
-        project: impl Fn(&K) -> Option<V>,
+        project: impl Fn(K) -> Option<V>,
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
         K::DynamicType: Default,
     {
         follow(api, config, (what, metrics), shutdown, |event| {
-            self.handle(event, |guarded| match &guarded.0 {
+            self.handle(event, |guarded| match guarded.0 {
                 Ok(object) => project(object),
-                Err(error) => {
-                    let object = ObjectKey::of(guarded);
+                Err(InvalidObject { error, metadata }) => {
+                    let (namespace, name) = (metadata.namespace, metadata.name);
+                    let object =
+                        ObjectKey::new(namespace.unwrap_or_default(), name.unwrap_or_default());
                     tracing::warn!(watch = what.as_str(), %object, %error, "Object is unreadable");
                     None
                 }
@@ -217,14 +220,15 @@ impl<V: PartialEq + Send + Sync + 'static> TableWriter<V> {
     pub(crate) fn handle<K: Resource>(
         &mut self,
         event: Event<K>,
-        project: impl Fn(&K) -> Option<V>,
+        project: impl Fn(K) -> Option<V>,
     ) {
         match event {
             Event::Init => self.listing = Some(BTreeMap::new()),
             Event::InitApply(object) => {
                 let listing = self.listing.get_or_insert_default();
-                if let Some(value) = project(&object) {
-                    listing.insert(ObjectKey::of(&object), Arc::new(value));
+                let key = ObjectKey::of(&object);
+                if let Some(value) = project(object) {
+                    listing.insert(key, Arc::new(value));
                 }
             }
             Event::InitDone => {
@@ -233,7 +237,7 @@ impl<V: PartialEq + Send + Sync + 'static> TableWriter<V> {
             }
             Event::Apply(object) => {
                 let key = ObjectKey::of(&object);
-                match project(&object) {
+                match project(object) {
                     Some(value) => self.live.insert(key, Arc::new(value)),
                     None => self.live.remove(&key),
                 };
@@ -298,8 +302,8 @@ mod tests {
         object
     }
 
-    fn value(object: &ConfigMap) -> Option<String> {
-        object.data.as_ref()?.get("v").filter(|text| !text.is_empty()).cloned()
+    fn value(object: ConfigMap) -> Option<String> {
+        object.data?.remove("v").filter(|text| !text.is_empty())
     }
 
     fn held(table: &Table<String>) -> Vec<String> {

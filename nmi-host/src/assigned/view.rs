@@ -2,12 +2,17 @@
 
 use api::matching::Scope;
 use api::{
-    AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentitySpec, FederatedBy, Guid,
-    IdentityId, IdentityType, Tenant,
+    AssignedState, AzureAssignedIdentity, AzureAssignedIdentitySpec, AzureAssignedIdentityStatus,
+    AzureIdentity, AzureIdentitySpec, FederatedBy, Guid, IdentityId, IdentityType, Tenant,
 };
 
 use crate::pods::PodRef;
+use crate::slim::Slim;
 use crate::watched::ObjectKey;
+
+/// An `AzureAssignedIdentity` as it is read.
+pub(crate) type NodeAssigned =
+    Slim<AzureAssignedIdentity, AzureAssignedIdentitySpec, Option<AzureAssignedIdentityStatus>>;
 
 /// An identity that is assigned, or about to be, to a pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +75,20 @@ pub(crate) enum Distrust {
     NoIdentity,
 }
 
+// === impl NodeAssigned ===
+
+impl From<NodeAssigned> for AzureAssignedIdentity {
+    fn from(NodeAssigned { metadata, spec, status, .. }: NodeAssigned) -> Self {
+        Self { metadata, spec, status }
+    }
+}
+
 // === impl AssignedView ===
 
 impl AssignedView {
     /// Reads an object that the label names as one of `node`'s.
-    pub(crate) fn read(object: &AzureAssignedIdentity, node: &str) -> Result<Self, Distrust> {
+    pub(crate) fn read(object: NodeAssigned, node: &str) -> Result<Self, Distrust> {
+        let object = &AzureAssignedIdentity::from(object);
         let spec = &object.spec;
         if object.metadata.namespace.as_deref() != Some(spec.pod_namespace.as_str()) {
             return Err(Distrust::ForeignNamespace(spec.pod_namespace.clone()));
@@ -259,7 +273,7 @@ mod tests {
     }
 
     fn read(value: serde_json::Value) -> Result<AssignedView, Distrust> {
-        AssignedView::read(&serde_json::from_value(value).unwrap(), "node-1")
+        AssignedView::read(serde_json::from_value(value).unwrap(), "node-1")
     }
 
     #[test]
@@ -272,6 +286,15 @@ mod tests {
         assert_eq!(view.client_id().unwrap().as_str(), CLIENT);
         assert_eq!(view.object_id, None, "what is no GUID names nothing");
         assert_eq!((view.application, view.problem), (None, None));
+    }
+
+    #[test]
+    fn what_nobody_looks_at_is_not_read() {
+        let mut rich = object();
+        rich["metadata"]["managedFields"] = json!("odd");
+        rich["metadata"]["ownerReferences"] = json!([{"kind": "Pod", "name": "web-0"}]);
+        rich["new"] = json!({});
+        assert_eq!(read(rich), read(object()));
     }
 
     #[test]
