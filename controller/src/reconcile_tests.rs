@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tower_test::mock;
 
 use super::*;
-use crate::compute::{ArmError, HostIdentities, IdentityDelta};
+use crate::compute::{ArmError, HostIdentities, IdentityDelta, Patched};
 use crate::host::{Entries, HostSettings, Immutable, Record, RecordError};
 use crate::report::events;
 use crate::testing::{attached, binding, host, id, identity, node, pod};
@@ -238,14 +238,14 @@ impl Compute for World {
         host: &Host,
         _: &HostIdentities,
         delta: &IdentityDelta,
-    ) -> Result<HostIdentities, ArmError> {
+    ) -> Result<Patched, ArmError> {
         tokio::time::sleep(PATCH).await;
         let mut state = self.0.lock();
         state.arm_calls.push(format!("patch {}", host.id().name()));
         let names = state.arm.entry(host.clone()).or_default();
         names.retain(|name| !delta.detach.contains(&id(name)));
         names.extend(NAMES.iter().filter(|name| delta.attach.contains(&id(name))));
-        Ok(attached(names.iter().copied()))
+        Ok(attached(names.iter().copied()).into())
     }
 }
 

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use crate::clock::{after, since};
-use crate::compute::{ArmError, IdentityDelta};
+use crate::compute::{ArmError, IdentityDelta, Patched};
 use crate::host::{Entries, HostModel, HostSettings, Immutable, Record, RecordError, Step};
 use crate::plan::Change;
 use crate::snapshot::{Snapshot, key};
@@ -224,6 +224,7 @@ impl World {
             Op::FailRecord { after_effect } => self.record_fault = Some(after_effect),
             Op::FailWrite => self.write_fault = true,
             Op::Crash => {
+                self.forget_who_was_first();
                 self.models.clear();
                 self.engine = Engine::default();
             }
@@ -233,8 +234,16 @@ impl World {
         }
     }
 
-    /// Somebody attaches an identity. Nobody can tell who did if we did at the same time, so time
-    /// passes until what the controller knows is older than it may rely on.
+    /// What is recorded and not yet attached when the controller dies is its own to the next one,
+    /// also if somebody else has attached it meanwhile.
+    fn forget_who_was_first(&mut self) {
+        for (host, machine) in &mut self.hosts {
+            let Some((recorded, _)) = self.records.get(host) else { continue };
+            machine.foreign.retain(|name| !recorded.contains_key(&id(name)));
+        }
+    }
+
+    /// Somebody attaches an identity, at any moment: also between our last look and our change.
     fn others_attach(&mut self, number: usize, resource: usize) {
         let (host, name) = (host(HOSTS[number]), IDENTITIES[resource]);
         let recorded = self.records.get(&host).is_some_and(|(e, _)| e.contains_key(&id(name)));
@@ -242,7 +251,6 @@ impl World {
         if machine.attached.insert(name) && !recorded {
             machine.foreign.insert(name);
         }
-        self.now = after(self.now, Duration::from_secs(60));
     }
 
     fn fresh(&mut self) -> String {
@@ -382,7 +390,7 @@ impl World {
                 }
             }
             Step::Patch(_, delta) => match self.patch(host, &delta) {
-                Ok(names) => model.on_patched(attached(names), &delta, self.now),
+                Ok(patched) => model.on_patched(patched, &delta, self.now),
                 Err(error) => model.on_patch_error(&error, &delta, self.now),
             },
             Step::Wait(_) | Step::Done => unreachable!("nothing to execute"),
@@ -421,7 +429,7 @@ impl World {
         if fault == Some(true) { Err(unavailable()) } else { Ok(self.record(host)) }
     }
 
-    fn patch(&mut self, host: &Host, delta: &IdentityDelta) -> Result<Vec<&'static str>, ArmError> {
+    fn patch(&mut self, host: &Host, delta: &IdentityDelta) -> Result<Patched, ArmError> {
         let recorded = self.record(host).entries;
         let needed = self.needs().remove(host).unwrap_or_default();
         for id in &delta.attach {
@@ -437,6 +445,10 @@ impl World {
         let refused: Vec<IdentityId> =
             delta.attach.intersection(&self.forbidden).cloned().collect();
         let Some(machine) = self.hosts.get_mut(host) else { return Err(gone(host)) };
+        if fault.is_some() {
+            // Nobody knows any more which of it was there before.
+            machine.foreign.retain(|name| !delta.attach.contains(&id(name)));
+        }
         if fault == Some(false) {
             return Err(timed_out());
         }
@@ -448,6 +460,8 @@ impl World {
                 remedy: None,
             });
         }
+        let there = machine.attached.iter().map(|name| id(name));
+        let found = there.filter(|id| delta.attach.contains(id)).collect();
         for name in IDENTITIES {
             if delta.detach.contains(&id(name)) {
                 assert!(!machine.foreign.contains(name), "{name} belongs to others");
@@ -457,8 +471,8 @@ impl World {
                 machine.attached.insert(name);
             }
         }
-        let names = machine.attached.iter().copied().collect();
-        if fault == Some(true) { Err(timed_out()) } else { Ok(names) }
+        let identities = attached(machine.attached.iter().copied());
+        if fault == Some(true) { Err(timed_out()) } else { Ok(Patched { identities, found }) }
     }
 
     /// Lets everything come to rest, with nothing in its way any more.

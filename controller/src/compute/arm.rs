@@ -16,7 +16,7 @@ use super::model::{self, View};
 use super::operation::{self, Track};
 use super::refusal::{Refusal, classify};
 use super::request::{EndpointError, Reply, Requests};
-use super::{ArmError, Compute, HostIdentities, IdentityDelta};
+use super::{ArmError, Compute, HostIdentities, IdentityDelta, Patched};
 
 /// `Microsoft.Compute/virtualMachines`. The first with ETags is 2024-03-01.
 const VM_API_VERSION: &str = "2024-07-01";
@@ -188,9 +188,9 @@ impl Compute for ArmClient {
         host: &Host,
         current: &HostIdentities,
         delta: &IdentityDelta,
-    ) -> Result<HostIdentities, ArmError> {
+    ) -> Result<Patched, ArmError> {
         if delta.is_empty() {
-            return Ok(current.clone());
+            return Ok(current.clone().into());
         }
         let mut view = match self.recall(host, current, delta) {
             Some(view) => view,
@@ -202,11 +202,12 @@ impl Compute for ArmClient {
                 return Err(ArmError::HostDeleting { host: host.clone() });
             }
             let effective = view.effective(delta);
+            let found = delta.attach.difference(&effective.attach).cloned().collect();
             if effective.is_empty() {
-                return Ok(view.identities);
+                return Ok(Patched { identities: view.identities, found });
             }
             match self.write(host, view, &effective).await {
-                Ok(view) => return Ok(view.identities),
+                Ok(view) => return Ok(Patched { identities: view.identities, found }),
                 Err(WriteError::Changed(_)) if may_look_again => {
                     may_look_again = false;
                     view = self.read(host).await?;

@@ -78,7 +78,7 @@ async fn get_and_patch(
     (attach, detach): (&[&str], &[&str]),
 ) -> Result<HostIdentities, ArmError> {
     let current = client.get(host).await?;
-    client.patch(host, &current, &delta(attach, detach)).await
+    Ok(client.patch(host, &current, &delta(attach, detach)).await?.identities)
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn a_system_assigned_identity_survives_both_ways() {
     let script = Script::new([system.clone(), both(&["a"]), system]);
     let client = client(&script);
     let after = get_and_patch(&client, &vm(), (&["a"], &[])).await.unwrap();
-    let after = client.patch(&vm(), &after, &delta(&[], &["a"])).await.unwrap();
+    let after = client.patch(&vm(), &after, &delta(&[], &["a"])).await.unwrap().identities;
     assert!(after.system_assigned && after.attached.is_empty());
     let types: Vec<_> =
         script.patches().iter().map(|body| body["identity"]["type"].clone()).collect();
@@ -137,7 +137,7 @@ async fn nothing_to_do_is_no_request() {
     let client = client(&script);
     let current = client.get(&vm()).await.unwrap();
     for change in [delta(&[], &[]), delta(&["A"], &["b"])] {
-        assert_eq!(client.patch(&vm(), &current, &change).await.unwrap(), current);
+        assert_eq!(client.patch(&vm(), &current, &change).await.unwrap().identities, current);
     }
     assert_eq!(script.methods(), ["GET"]);
 }
@@ -349,6 +349,22 @@ async fn the_last_detach_does_not_sweep_away_what_another_attached_meanwhile() {
 }
 
 #[tokio::test]
+async fn what_another_attached_meanwhile_is_told_from_what_we_attach() {
+    let script = Script::new([
+        versioned(&[], "\"1\""),
+        refusal(412, "PreconditionFailed", "The etag does not match."),
+        versioned(&["theirs"], "\"2\""),
+        versioned(&["ours", "theirs"], "\"3\""),
+    ]);
+    let client = client(&script);
+    let current = client.get(&vm()).await.unwrap();
+    let change = delta(&["ours", "theirs"], &[]);
+    let patched = client.patch(&vm(), &current, &change).await.unwrap();
+    assert_eq!(names(&patched.identities), ["ours", "theirs"]);
+    assert_eq!(patched.found, delta(&["theirs"], &[]).attach);
+}
+
+#[tokio::test]
 async fn a_host_that_keeps_changing_is_a_conflict() {
     let changed = refusal(412, "PreconditionFailed", "The etag does not match.");
     let script =
@@ -385,7 +401,8 @@ async fn without_versions_an_old_view_is_looked_at_again() {
 async fn a_view_that_is_not_ours_is_looked_at_again() {
     let script = Script::new([host(&["a"]), host(&["a", "b"])]);
     let invented = HostIdentities::default();
-    let after = client(&script).patch(&vm(), &invented, &delta(&["b"], &[])).await.unwrap();
+    let after =
+        client(&script).patch(&vm(), &invented, &delta(&["b"], &[])).await.unwrap().identities;
     assert_eq!(names(&after), ["a", "b"]);
     assert_eq!(script.methods(), ["GET", "PATCH"]);
 }

@@ -54,6 +54,16 @@ pub(crate) struct IdentityDelta {
     pub detach: BTreeSet<IdentityId>,
 }
 
+/// What came of a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Patched {
+    /// What ARM reports afterwards.
+    pub identities: HostIdentities,
+    /// Of what was to be attached, what had been attached already when the change was made: by an
+    /// earlier request of ours, or by somebody else.
+    pub found: BTreeSet<IdentityId>,
+}
+
 /// Reads and changes the identities of hosts.
 pub(crate) trait Compute: Send + Sync + 'static {
     /// What the host has now.
@@ -69,7 +79,13 @@ pub(crate) trait Compute: Send + Sync + 'static {
         host: &Host,
         current: &HostIdentities,
         delta: &IdentityDelta,
-    ) -> impl Future<Output = Result<HostIdentities, ArmError>> + Send;
+    ) -> impl Future<Output = Result<Patched, ArmError>> + Send;
+}
+
+impl From<HostIdentities> for Patched {
+    fn from(identities: HostIdentities) -> Self {
+        Self { identities, found: BTreeSet::new() }
+    }
 }
 
 impl IdentityDelta {

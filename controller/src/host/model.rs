@@ -21,7 +21,8 @@ use crate::compute::{HostIdentities, IdentityDelta};
 
 /// How soon to look again at a host that somebody is changing, when something waits for the end.
 const UPDATING: Duration = Duration::from_secs(15);
-/// How old a view may be from which it is concluded that nobody else attached an identity.
+/// How old a view may be from which it is concluded that nobody else attached an identity. Where
+/// ARM keeps ETags a mistake shows at the change itself, see `others`.
 const FIRST_USE: Duration = Duration::from_secs(60);
 
 /// The rules for all hosts.
@@ -64,8 +65,12 @@ pub(crate) struct HostModel {
     pub(super) settings: Arc<HostSettings>,
     pub(super) needed: BTreeSet<IdentityId>,
     /// What another controller attached and left to us.
-    claimed: BTreeSet<IdentityId>,
+    pub(super) claimed: BTreeSet<IdentityId>,
     pub(super) record: Option<Record>,
+    /// Recorded by this process for a change that ARM has not made yet.
+    pub(super) intended: BTreeSet<IdentityId>,
+    /// Recorded, but attached by others first: to be taken off the record.
+    pub(super) others: BTreeSet<IdentityId>,
     pub(super) known: Option<Known>,
     pub(super) refused: BTreeMap<IdentityId, Failure>,
     pub(super) reading: Option<Failure>,
@@ -96,6 +101,8 @@ impl HostModel {
             needed: BTreeSet::new(),
             claimed: BTreeSet::new(),
             record: None,
+            intended: BTreeSet::new(),
+            others: BTreeSet::new(),
             known: None,
             refused: BTreeMap::new(),
             reading: None,
@@ -176,7 +183,8 @@ impl HostModel {
             (id.clone(), unused)
         };
         let new = self.claimed.iter().filter(|id| !entries.contains_key(*id));
-        entries.iter().chain(new.map(|id| (id, &None))).map(mark).collect()
+        let ours = entries.iter().filter(|(id, _)| !self.others.contains(*id));
+        ours.chain(new.map(|id| (id, &None))).map(mark).collect()
     }
 
     /// Everything that is to change and not being held back.

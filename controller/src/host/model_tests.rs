@@ -1,7 +1,7 @@
 //! Tables for the decisions about one host.
 
 use super::*;
-use crate::compute::{ArmError, ThrottleScope};
+use crate::compute::{ArmError, Patched, ThrottleScope};
 use crate::host::RecordError;
 use crate::testing::{attached, client_id, host, id};
 
@@ -97,6 +97,27 @@ fn what_others_attached_is_neither_recorded_nor_detached() {
 }
 
 #[test]
+fn what_others_attached_since_the_last_look_is_taken_off_the_record() {
+    let mut model = model(Entries::new(), [], ids(["db", "theirs"]));
+    assert_eq!(save(model.next(at(1))), entries([("db", None), ("theirs", None)]));
+    saved(&mut model, at(1));
+    let delta = patch(model.next(at(1)));
+    assert_eq!(delta.attach, ids(["db", "theirs"]));
+    let patched = Patched { identities: attached(["db", "theirs"]), found: ids(["theirs"]) };
+    model.on_patched(patched, &delta, at(2));
+    assert_eq!(save(model.next(at(2))), entries([("db", None)]));
+}
+
+#[test]
+fn what_an_earlier_request_of_ours_attached_stays_on_the_record() {
+    let mut model = model(entries([("db", None)]), [], ids(["db"]));
+    let delta = patch(model.next(at(1)));
+    let patched = Patched { identities: attached(["db"]), found: ids(["db"]) };
+    model.on_patched(patched, &delta, at(2));
+    assert!(matches!(model.next(at(2)), Step::Wait(_)));
+}
+
+#[test]
 fn a_former_attachment_of_others_is_ours_once_we_attach_it_again() {
     let mut model = model(Entries::new(), ["db"], ids(["db"]));
     assert_eq!(model.next(at(180)), Step::Get);
@@ -114,7 +135,7 @@ fn detach_waits_for_the_linger_and_the_record_for_the_detach() {
     assert_eq!(model.next(at(309)), Step::Wait(at(310)));
     let delta = patch(model.next(at(310)));
     assert_eq!((delta.attach.len(), &delta.detach), (0, &ids(["db"])));
-    model.on_patched(attached(["theirs"]), &delta, at(312));
+    model.on_patched(attached(["theirs"]).into(), &delta, at(312));
     assert_eq!(save(model.next(at(312))), Entries::new());
     model.on_saved(Record::default());
     assert_eq!(model.next(at(312)), Step::Done);
@@ -160,7 +181,7 @@ fn one_refused_identity_does_not_hold_up_the_others() {
     model.on_identities(attached([]), at(1));
     let delta = patch(model.next(at(1)));
     assert_eq!(delta.attach, ids(["a", "c"]));
-    model.on_patched(attached(["a", "c"]), &delta, at(2));
+    model.on_patched(attached(["a", "c"]).into(), &delta, at(2));
     assert_eq!(model.next(at(2)), Step::Wait(at(6)));
     assert_eq!(model.view().refused.keys().collect::<Vec<_>>(), [&id("bad")]);
     assert_eq!(patch(model.next(at(6))).attach, ids(["bad"]));
@@ -202,7 +223,7 @@ fn an_unexplained_refusal_is_narrowed_down_one_by_one() {
             }
             Step::Patch(_, delta) => {
                 on_host.extend(["a", "c"].iter().filter(|name| delta.attach.contains(&id(name))));
-                model.on_patched(attached(on_host.clone()), &delta, at(1));
+                model.on_patched(attached(on_host.clone()).into(), &delta, at(1));
             }
             Step::Wait(_) => break,
             other => panic!("{other:?}"),
@@ -249,7 +270,7 @@ fn a_change_that_arm_confirms_but_does_not_make_is_not_repeated_at_once() {
     let mut model = model(Entries::new(), [], ids(["a"]));
     saved(&mut model, at(0));
     let delta = patch(model.next(at(0)));
-    model.on_patched(attached([]), &delta, at(1));
+    model.on_patched(attached([]).into(), &delta, at(1));
     assert_eq!(model.next(at(1)), Step::Wait(at(6)));
     assert!(model.view().refused.contains_key(&id("a")));
 }

@@ -9,7 +9,7 @@ use super::failure::{Failure, IDENTITY, RECORDS, hold, host_backoff};
 use super::model::{HostModel, Known};
 use super::record::{Record, RecordError};
 use super::view::Trouble;
-use crate::compute::{ArmError, HostIdentities, IdentityDelta};
+use crate::compute::{ArmError, HostIdentities, IdentityDelta, Patched};
 
 impl HostModel {
     /// The record was read.
@@ -20,6 +20,12 @@ impl HostModel {
 
     /// The record was written.
     pub(crate) fn on_saved(&mut self, record: Record) {
+        let before = self.record.as_ref().map(|record| &record.entries);
+        let known_before = |id: &&IdentityId| before.is_some_and(|all| all.contains_key(*id));
+        let new = record.entries.keys().filter(|id| !known_before(id));
+        self.intended.extend(new.filter(|id| !self.claimed.contains(*id)).cloned());
+        self.intended.retain(|id| record.entries.contains_key(id));
+        self.others.retain(|id| record.entries.contains_key(id));
         self.record = Some(record);
         self.recording = None;
     }
@@ -60,12 +66,12 @@ impl HostModel {
     }
 
     /// ARM took the change and said what is attached after it.
-    pub(crate) fn on_patched(
-        &mut self,
-        identities: HostIdentities,
-        delta: &IdentityDelta,
-        now: Timestamp,
-    ) {
+    pub(crate) fn on_patched(&mut self, patched: Patched, delta: &IdentityDelta, now: Timestamp) {
+        let Patched { identities, found } = patched;
+        // Recorded for this change only, and there before it: somebody else attached it since we
+        // last looked, and may rely on it.
+        self.others.extend(self.intended.intersection(&found).cloned());
+        self.intended.retain(|id| !delta.attach.contains(id));
         let missed = delta.attach.iter().filter(|id| !identities.attached.contains_key(id));
         let kept = delta.detach.iter().filter(|id| identities.attached.contains_key(id));
         let undone: Vec<IdentityId> = missed.chain(kept).cloned().collect();
@@ -90,6 +96,8 @@ impl HostModel {
         delta: &IdentityDelta,
         now: Timestamp,
     ) {
+        // It may have been made after all.
+        self.intended.retain(|id| !delta.attach.contains(id));
         let changed: Vec<&IdentityId> = delta.attach.iter().chain(&delta.detach).collect();
         let mut named: Vec<IdentityId> = match error {
             ArmError::IdentityRefused { identities, .. } => {

@@ -145,9 +145,9 @@ impl<C: Compute, R: Records> Worker<C, R> {
         let now = self.context.clock.now();
         let (attach, detach) = (list(&delta.attach), list(&delta.detach));
         match result {
-            Ok(identities) => {
+            Ok(patched) => {
                 tracing::info!(attach, detach, "Changed the identities of the host");
-                model.on_patched(identities, delta, now);
+                model.on_patched(patched, delta, now);
             }
             Err(error) => {
                 tracing::warn!(%error, attach, detach, "Cannot change the identities of the host");

@@ -8,7 +8,7 @@ use runtime::Metrics;
 use tokio::time::Instant;
 
 use super::*;
-use crate::compute::{ArmError, ThrottleScope};
+use crate::compute::{ArmError, Patched, ThrottleScope};
 use crate::host::model::Immutable;
 use crate::host::pool::HostPool;
 use crate::host::record::{Record, RecordError};
@@ -102,7 +102,7 @@ impl Compute for World {
         host: &Host,
         _: &HostIdentities,
         delta: &IdentityDelta,
-    ) -> Result<HostIdentities, ArmError> {
+    ) -> Result<Patched, ArmError> {
         self.0.lock().asked.push((host.clone(), Instant::now()));
         let throttled = self.0.lock().throttled.take_if(|(throttled, _)| throttled == host);
         if let Some((_, delay)) = throttled {
@@ -131,10 +131,14 @@ impl Compute for World {
             }
             let names = state.attached.entry(host.clone()).or_default();
             names.retain(|name| !delta.detach.contains(&id(name)));
+            let found =
+                delta.attach.iter().filter(|new| names.iter().any(|name| **new == id(name)));
+            let found = found.cloned().collect();
             names.extend(NAMES.iter().filter(|name| delta.attach.contains(&id(name))));
-            names.clone()
+            (names.clone(), found)
         });
-        names.await.map(attached).ok_or_else(unavailable)
+        let (names, found) = names.await.ok_or_else(unavailable)?;
+        Ok(Patched { identities: attached(names), found })
     }
 }
 
