@@ -19,8 +19,6 @@ pub const NAMESPACE: &str = "pod-identity-system";
 const NODE_IDENTITY: &str = "20000000-0000-0000-0000-000000000004";
 /// Client id of an identity that stays attached, for the test that says so.
 pub const IMMUTABLE: &str = "2a000000-0000-0000-0000-000000000160";
-/// How often the controller looks what others attached and detached.
-pub const RECHECK: std::time::Duration = std::time::Duration::from_secs(15);
 const ENTRA: &str = "https://10.77.0.254:8443";
 const ARM: &str = "https://10.77.0.254:9443";
 
@@ -80,7 +78,7 @@ fn values(ca: &str, images: &[Built]) -> Value {
         // Short, so that a person at the demo and a test see what it does.
         "controller": {
             "detachLinger": "5s",
-            "recheckInterval": format!("{}s", RECHECK.as_secs()),
+            "recheckInterval": "15s",
             "immutableIdentities": [IMMUTABLE],
             "podAnnotations": made_from("controller"),
         },

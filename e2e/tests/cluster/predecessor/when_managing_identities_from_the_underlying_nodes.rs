@@ -92,9 +92,6 @@ async fn should_not_alter_the_user_assigned_identity_on_vm_after_aad_pod_identit
     let ours = azure.identity("node-ours", 161).await;
     let body = json!({"host": MACHINE, "identities": [theirs.resource_id]});
     azure.post("hosts/attach", &body).await;
-    // Whoever attaches an identity between the controller's last look and its own first use of it
-    // cannot be told from the controller.
-    tokio::time::sleep(release::RECHECK).await;
     for identity in [&theirs, &ours] {
         space.bind(identity, "app").await;
     }
