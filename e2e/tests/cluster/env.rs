@@ -39,6 +39,8 @@ pub(crate) struct Env {
 pub(crate) struct Azure {
     base: String,
     client: reqwest::Client,
+    /// Where the journal was when the tests began: earlier runs are of no interest.
+    since: u64,
 }
 
 static ENV: OnceCell<Env> = OnceCell::const_new();
@@ -56,7 +58,7 @@ pub(crate) async fn env() -> &'static Env {
             }
             None => install().await,
         };
-        let azure = Azure::new(cluster.fake_azure());
+        let azure = Azure::connect(cluster.fake_azure()).await;
         Env { cluster, azure }
     })
     .await
@@ -72,7 +74,7 @@ async fn install() -> Cluster {
     // As AKS does it: the kubelet's identity is on all nodes. The controller signs in with it,
     // wherever it runs.
     let kubelet = json!({"host": MACHINE, "identities": [KUBELET]});
-    Azure::new(cluster.fake_azure()).post("hosts/attach", &kubelet).await;
+    Azure::connect(cluster.fake_azure()).await.post("hosts/attach", &kubelet).await;
     release::install(&cluster, &built).await.unwrap();
     cluster
 }
@@ -109,9 +111,11 @@ impl Env {
 }
 
 impl Azure {
-    fn new(base: String) -> Self {
+    async fn connect(base: String) -> Self {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-        Self { base, client }
+        let azure = Self { base, client, since: 0 };
+        let since = azure.get("journal?service=none").await["next"].as_u64().unwrap();
+        Self { since, ..azure }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
@@ -160,11 +164,18 @@ impl Azure {
         self.faults(&json!({"rules": {identity.name.as_str(): rule}})).await;
     }
 
-    /// What `imds`, `entra`, `arm` or `vault` were asked by, or for, a client id.
-    pub(crate) async fn journal(&self, service: &str, client_id: &str) -> Vec<Value> {
-        let page = self.get(&format!("journal?limit=100000&service={service}")).await;
-        let entries = page["entries"].as_array().cloned().unwrap();
-        entries.into_iter().filter(|entry| entry["client_id"] == client_id).collect()
+    /// What `imds`, `entra`, `arm` or `vault` were asked by, or for, an identity in these tests.
+    pub(crate) async fn journal(&self, service: &str, identity: &Identity) -> Vec<Value> {
+        let mut entries = self.entries(service).await;
+        entries.retain(|entry| entry["client_id"] == identity.client_id.as_str());
+        entries
+    }
+
+    /// What a service was asked by anybody since the tests began.
+    pub(crate) async fn entries(&self, service: &str) -> Vec<Value> {
+        let since = self.since;
+        let page = self.get(&format!("journal?limit=100000&service={service}&since={since}")).await;
+        page["entries"].as_array().cloned().unwrap()
     }
 
     /// A VM or scale set.

@@ -8,7 +8,7 @@ use e2e::topology::SERVICE_ACCOUNT_ISSUER;
 use serde_json::{Value, json};
 
 use crate::env::{Identity, MACHINE, SCALE_SET, env, eventually};
-use crate::namespace::{Answer, Namespace, curl};
+use crate::namespace::{Answer, Namespace, curl, curl_for, fresh, parse};
 
 const TENANT: &str = "10000000-0000-0000-0000-000000000001";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,15 +57,15 @@ async fn trust(identity: &Identity, subjects: &[&str]) {
     env().await.azure.post("identities", &body).await;
 }
 
-/// The subjects whose assertions Entra took for the identity.
-async fn exchanged(identity: &Identity) -> Vec<String> {
-    let entries = env().await.azure.journal("entra", &identity.client_id).await;
-    let good = entries.iter().filter(|entry| entry["status"] == 200);
-    good.map(|entry| {
+/// The subjects whose assertions Entra took for the identity, in order.
+async fn exchanged(identity: &Identity, resource: &str) -> Vec<String> {
+    let mut entries = env().await.azure.journal("entra", identity).await;
+    entries.retain(|entry| entry["status"] == 200 && entry["resource"] == resource);
+    let subject = |entry: &Value| {
         assert_eq!(entry["signature_checked"], true, "{entry}");
         entry["subject"].as_str().unwrap().to_owned()
-    })
-    .collect()
+    };
+    entries.iter().map(subject).collect()
 }
 
 async fn is_attached(identity: &Identity) -> bool {
@@ -98,9 +98,13 @@ async fn a_pods_service_account_is_its_identity_and_nothing_is_attached() {
         format!("&msi_res_id={}", identity.resource_id),
     ] {
         space.token("app", &selector).await.is_of(&identity);
+        let command = curl_for(&fresh("federated"), &selector);
+        let answer = parse(&space.exec("app", &command).await.unwrap());
+        assert_eq!(answer.claims()["appid"], identity.client_id.as_str());
     }
-    assert_eq!(exchanged(&identity).await, [space.subject("app")], "one exchange, then the cache");
-    assert!(env().await.azure.journal("imds", &identity.client_id).await.is_empty());
+    let exchanged = exchanged(&identity, &fresh("federated")).await;
+    assert_eq!(exchanged, [space.subject("app")], "one exchange, then the cache");
+    assert!(env().await.azure.journal("imds", &identity).await.is_empty());
     assert!(!is_attached(&identity).await);
 
     let app = "ls /var/run/secrets/aadpodidentity.k8s.io 2>&1";
@@ -122,13 +126,15 @@ async fn two_service_accounts_share_no_token() {
         pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
         space.start(&pod).await;
     }
-    space.token("one", "").await.is_of(&identity);
-    let refused = space.token("two", "").await;
+    let resource = fresh("accounts");
+    let client_id = &space.token_for("one", &resource).await.claims()["appid"];
+    assert_eq!(client_id, identity.client_id.as_str());
+    let refused = space.token_for("two", &resource).await;
     let Answer::Http(400, body) = &refused else { panic!("not refused: {refused:?}") };
     let words = body["error_description"].as_str().unwrap();
     assert!(words.contains("AADSTS700213") && words.contains(&space.subject("two")), "{words}");
-    space.token("one", "").await.is_of(&identity);
-    assert_eq!(exchanged(&identity).await, [space.subject("one")]);
+    space.token_for("one", &resource).await.claims();
+    assert_eq!(exchanged(&identity, &resource).await, [space.subject("one")]);
     space.done().await;
 }
 
@@ -178,9 +184,12 @@ async fn the_node_agent_stands_in_for_pods_of_any_service_account() {
         pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node2"});
         space.start(&pod).await;
     }
-    space.token("one", "").await.is_of(&identity);
-    space.token("two", "").await.is_of(&identity);
-    assert_eq!(exchanged(&identity).await, [agent], "one exchange for both");
+    for pod in ["one", "two"] {
+        space.token(pod, "").await.is_of(&identity);
+        space.token_for(pod, &fresh("agent")).await.claims();
+    }
+    let exchanged = exchanged(&identity, &fresh("agent")).await;
+    assert_eq!(exchanged, [agent], "one exchange for both");
     assert!(!is_attached(&identity).await);
     space.done().await;
 }
@@ -204,7 +213,7 @@ async fn a_process_on_the_node_gets_tokens_of_the_agents_form_only() {
             space.name
         );
         let node = space.node_of(pod).await;
-        crate::namespace::parse(&space.env.on_node(&node, &command).await)
+        parse(&space.env.on_node(&node, &command).await)
     };
     let Answer::Http(200, body) = ask("by-agent").await else { panic!("no token") };
     Answer::Http(200, body["token"].clone()).is_of(&by_agent);
@@ -229,7 +238,6 @@ async fn an_identity_moves_from_imds_to_federation_under_a_running_pod() {
     space.start(&space.pod_of("app", "app", "app")).await;
     space.token("app", "").await.is_of(&identity);
     assert!(is_attached(&identity).await);
-    assert!(exchanged(&identity).await.is_empty());
 
     let client = format!(
         r#"for n in $(seq 60); do
@@ -242,8 +250,8 @@ done"#,
     let (complaints, ()) =
         tokio::join!(space.exec("app", &client), space.federate(&identity, "Pod"));
     assert_eq!(complaints.unwrap(), "", "the application notices the move");
-    space.token_for("app", "https://storage.azure.com").await.claims();
-    assert_eq!(exchanged(&identity).await.last(), Some(&space.subject("app")));
+    space.token_for("app", &fresh("moved")).await.claims();
+    assert_eq!(exchanged(&identity, &fresh("moved")).await, [space.subject("app")]);
     eventually("the identity is detached", LIMIT, async || {
         (!is_attached(&identity).await).then_some(())
     })

@@ -2,7 +2,8 @@
 //! passed; kept for looking at when it failed.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, UNIX_EPOCH};
 
 use e2e::pods;
 use serde_json::{Value, json};
@@ -173,6 +174,12 @@ impl Namespace {
         })
         .await
     }
+}
+
+/// A resource that nobody has asked for, also not in an earlier run: no cache has its token.
+pub(crate) fn fresh(name: &str) -> String {
+    static RUN: LazyLock<u128> = LazyLock::new(|| UNIX_EPOCH.elapsed().unwrap().as_millis());
+    format!("https://{name}-{:x}.example", *RUN)
 }
 
 /// The token request of the documents, for Key Vault.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::env::env;
-use crate::namespace::{Answer, Namespace, curl, curl_for, parse};
+use crate::namespace::{Answer, Namespace, curl_for, fresh, parse};
 
 fn text(answer: &Answer) -> &str {
     let Answer::Http(200, body) = answer else { panic!("no token: {answer:?}") };
@@ -43,18 +43,18 @@ async fn an_application_starts_with_the_tokens_that_its_pod_names() {
     let azure = &env().await.azure;
     let identity = azure.identity("warm-up", 85).await;
     space.bind(&identity, "app").await;
-    let resources = ["https://vault.azure.net", "https://storage.azure.com/"];
+    let resources = [fresh("warm-one"), fresh("warm-two")];
     let mut pod = space.pod("app", "app");
     pod["metadata"]["annotations"] = json!({"aadpodidentity.k8s.io/warm-up": resources.join(",")});
     space.start(&pod).await;
-    let asked: Vec<Value> = azure.journal("imds", &identity.client_id).await;
-    for resource in resources {
-        let found = asked.iter().any(|entry| entry["resource"] == resource);
+    let asked: Vec<Value> = azure.journal("imds", &identity).await;
+    for resource in &resources {
+        let found = asked.iter().any(|entry| entry["resource"] == resource.as_str());
         assert!(found, "{resource} before the application asked: {asked:?}");
     }
     azure.imds_fault(&identity, json!({"failure_rate": 1.0})).await;
-    for resource in resources {
-        assert_eq!(space.token_for("app", resource).await.claims()["aud"], resource);
+    for resource in &resources {
+        assert_eq!(space.token_for("app", resource).await.claims()["aud"], resource.as_str());
     }
     azure.imds_fault(&identity, Value::Null).await;
 
@@ -130,17 +130,17 @@ async fn a_request_has_one_correlation_id_all_the_way() {
     space.bind(&identity, "app").await;
     space.start(&space.pod("app", "app")).await;
     let header = format!("-H x-ms-client-request-id:{ID} -H Metadata:true");
-    let command = curl("").replace("-H Metadata:true", &header);
-    parse(&space.exec("app", &command).await.unwrap()).is_of(&identity);
-    let asked = azure.journal("imds", &identity.client_id).await;
+    let command = curl_for(&fresh("named"), "").replace("-H Metadata:true", &header);
+    parse(&space.exec("app", &command).await.unwrap()).claims();
+    let asked = azure.journal("imds", &identity).await;
     assert!(asked.iter().any(|entry| entry["correlation_id"] == ID), "{asked:?}");
 
     // Who names none gets one.
-    let command = curl_for("https://correlation.example", "");
-    parse(&space.exec("app", &command).await.unwrap()).claims();
-    let asked = azure.journal("imds", &identity.client_id).await;
+    let resource = fresh("unnamed");
+    space.token_for("app", &resource).await.claims();
+    let asked = azure.journal("imds", &identity).await;
     let last = asked.last().unwrap();
-    assert_eq!(last["resource"], "https://correlation.example");
+    assert_eq!(last["resource"], resource.as_str());
     let id = last["correlation_id"].as_str().unwrap_or_default();
     assert!(id.len() == 36 && id != ID, "{last}");
     space.done().await;

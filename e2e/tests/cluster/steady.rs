@@ -1,6 +1,6 @@
 //! A client that asks for tokens again and again, and never a second time for the same.
 
-use crate::namespace::{Namespace, curl_for};
+use crate::namespace::{Namespace, curl_for, fresh};
 
 /// What such a client saw.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub(crate) struct SteadyClient {
 
 /// A request that no cache can answer: each is for a resource of its own.
 pub(crate) fn cold(series: &str) -> String {
-    let request = curl_for(&format!("https://{series}-SERIAL.example"), "");
+    let request = curl_for(&fresh(&format!("{series}-SERIAL")), "");
     // The shell's count, outside of the quotes.
     request.replace("--max-time 30", "--max-time 60").replace("SERIAL", "'$n'")
 }

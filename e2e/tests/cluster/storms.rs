@@ -6,7 +6,7 @@ use e2e::release;
 use serde_json::{Value, json};
 
 use crate::env::{Env, env, eventually};
-use crate::namespace::{Answer, Namespace, curl, curl_for, parse};
+use crate::namespace::{Answer, Namespace, curl, curl_for, fresh, parse};
 use crate::steady::{SteadyClient, cold};
 
 /// How long the storm lasts, in seconds: a minute of everybody's time, or as long as one asks for.
@@ -49,7 +49,7 @@ async fn half_of_imds_and_the_node_agent_fail_and_no_application_sees_it() {
     for (client, least) in [(&warm, 50), (&one, 4), (&two, 4)] {
         client.is_content(least);
     }
-    let statuses = azure.journal("imds", &identity.client_id).await;
+    let statuses = azure.journal("imds", &identity).await;
     let count = |status: u16| statuses.iter().filter(|entry| entry["status"] == status).count();
     assert!(count(503) >= 3 && count(200) >= 3, "{} failed, {} did not", count(503), count(200));
     space.done().await;
@@ -71,8 +71,8 @@ async fn imds_may_not_know_an_identity_for_seconds_after_it_was_attached() {
     let logs = ["-n", &space.name, "logs", "app", "-c", "first"];
     parse(&space.env.kubectl(&logs).await.unwrap()).is_of(&identity);
 
-    let page = azure.get("journal?limit=100000&service=imds").await;
-    let refused = page["entries"].as_array().unwrap().iter().filter(|entry| {
+    let asked = azure.entries("imds").await;
+    let refused = asked.iter().filter(|entry| {
         let query = entry["query"].as_str().unwrap_or_default();
         query.contains("propagation") && entry["status"] == 400
     });
@@ -91,23 +91,24 @@ async fn imds_is_away_for_a_while_and_a_waiting_application_gets_its_token() {
     azure.imds_fault(&identity, json!({"failure_rate": 1.0, "status": 500})).await;
     let back = async {
         let failed = async || {
-            let entries = azure.journal("imds", &identity.client_id).await;
+            let entries = azure.journal("imds", &identity).await;
             (!entries.is_empty()).then_some(())
         };
         eventually("the first attempt failed", Duration::from_secs(20), failed).await;
         azure.imds_fault(&identity, Value::Null).await;
     };
-    let (answer, ()) = tokio::join!(space.token("app", ""), back);
-    answer.is_of(&identity);
+    let resource = fresh("waited-for");
+    let (answer, ()) = tokio::join!(space.token_for("app", &resource), back);
+    assert_eq!(answer.claims()["appid"], identity.client_id.as_str());
 
     // For longer than anybody waits: the application is told to come back.
     azure.imds_fault(&identity, json!({"failure_rate": 1.0, "status": 500})).await;
-    let command = curl_for("https://away.example", "").replace("--max-time 30", "--max-time 60");
+    let command = curl_for(&fresh("away"), "").replace("--max-time 30", "--max-time 60");
     let Answer::Http(503, body) = parse(&space.exec("app", &command).await.unwrap()) else {
         panic!("not unavailable")
     };
     assert!(body["error_description"].is_string(), "{body}");
-    space.token("app", "").await.is_of(&identity);
+    space.token_for("app", &resource).await.claims();
     azure.imds_fault(&identity, Value::Null).await;
     space.done().await;
 }
