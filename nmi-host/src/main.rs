@@ -9,7 +9,6 @@ mod caller;
 mod certificate;
 mod correlation;
 mod crowd;
-mod digest;
 mod entra_args;
 mod exceptions;
 mod guard;

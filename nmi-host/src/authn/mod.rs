@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use api::TokenHash;
 use api::node_api::{NodeError, NodeErrorCode};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -27,7 +28,6 @@ use verdicts::{Known, Verdicts};
 
 use crate::caller::Caller;
 use crate::crowd::Crowd;
-use crate::digest::Digest;
 use crate::jwt;
 use crate::metrics::{HostMetrics, ReviewResult};
 
@@ -39,7 +39,7 @@ struct Inner {
     reviewer: Reviewer,
     metrics: HostMetrics,
     verdicts: Mutex<Verdicts>,
-    flights: Mutex<HashMap<Digest, Flight>>,
+    flights: Mutex<HashMap<TokenHash, Flight>>,
     places: Semaphore,
     peers: Crowd<IpAddr>,
 }
@@ -97,15 +97,15 @@ impl Authenticator {
     }
 
     async fn authenticated(&self, token: &str, peer: IpAddr) -> Verdict {
-        let digest = Digest::of(token);
-        let known = self.0.verdicts.lock().look(&digest, Instant::now());
+        let hash = TokenHash::of(token);
+        let known = self.0.verdicts.lock().look(&hash, Instant::now());
         let fallback = match known {
             Known::Fresh(verdict) => return verdict,
             Known::Stale(caller) => Some(caller),
             Known::No => None,
         };
         let wait = if fallback.is_some() { KNOWN_CALLERS_WAIT } else { REVIEW_TIMEOUT };
-        let reviewed = match self.flight(digest, token, peer) {
+        let reviewed = match self.flight(hash, token, peer) {
             // What comes later is for the next request.
             Some(flight) => timeout(wait, flight).await.unwrap_or(Err(ReviewError::Unavailable)),
             None => Err(ReviewError::Unavailable),
@@ -119,20 +119,20 @@ impl Authenticator {
 
     /// The review of a token: the one under way, or a new one. Its own task, so that a caller who
     /// leaves takes nobody else's answer away. None if the peer has too many under way.
-    fn flight(&self, digest: Digest, token: &str, peer: IpAddr) -> Option<Flight> {
+    fn flight(&self, hash: TokenHash, token: &str, peer: IpAddr) -> Option<Flight> {
         let mut flights = self.0.flights.lock();
         // One that has ended but is still here panicked: it must not be the answer for ever.
-        if let Some(flight) = flights.get(&digest).filter(|flight| flight.peek().is_none()) {
+        if let Some(flight) = flights.get(&hash).filter(|flight| flight.peek().is_none()) {
             return Some(flight.clone());
         }
         let place = self.0.peers.enter(peer)?;
         let (inner, token) = (self.0.clone(), token.to_owned());
         let task = tokio::spawn(async move {
             let _place = place;
-            inner.review(digest, &token).await
+            inner.review(hash, &token).await
         });
         let flight = task.map(|end| end.unwrap_or(Err(ReviewError::Unavailable))).boxed().shared();
-        flights.insert(digest, flight.clone());
+        flights.insert(hash, flight.clone());
         Some(flight)
     }
 }
@@ -140,7 +140,7 @@ impl Authenticator {
 // === impl Inner ===
 
 impl Inner {
-    async fn review(&self, digest: Digest, token: &str) -> Verdict {
+    async fn review(&self, hash: TokenHash, token: &str) -> Verdict {
         let reviewed = timeout(REVIEW_TIMEOUT, async {
             // The semaphore is never closed.
             let _place = self.places.acquire().await;
@@ -154,8 +154,8 @@ impl Inner {
             Err(ReviewError::Unavailable) => ReviewResult::Unavailable,
         });
         let (now, life) = (Instant::now(), remaining_life(token, SystemTime::now()));
-        self.verdicts.lock().settle(digest, &verdict, life, now);
-        self.flights.lock().remove(&digest);
+        self.verdicts.lock().settle(hash, &verdict, life, now);
+        self.flights.lock().remove(&hash);
         verdict
     }
 }

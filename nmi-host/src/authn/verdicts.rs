@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use api::TokenHash;
 use tokio::time::Instant;
 
 use super::{ReviewError, Verdict};
 use crate::caller::Caller;
-use crate::digest::Digest;
 
 /// Verdicts about tokens. The refused ones have a room of their own, so that a flood of them does
 /// not push out the good ones.
@@ -45,7 +45,7 @@ struct Refused {
 /// The most recently used entries.
 #[derive(Debug)]
 struct Recent<V> {
-    entries: HashMap<Digest, (u64, V)>,
+    entries: HashMap<TokenHash, (u64, V)>,
     uses: u64,
 }
 
@@ -70,8 +70,8 @@ const GRACE: Duration = Duration::from_secs(12 * 3600);
 // === impl Verdicts ===
 
 impl Verdicts {
-    pub(super) fn look(&mut self, digest: &Digest, now: Instant) -> Known {
-        if let Some(accepted) = self.accepted.get(digest)
+    pub(super) fn look(&mut self, hash: &TokenHash, now: Instant) -> Known {
+        if let Some(accepted) = self.accepted.get(hash)
             && now < accepted.usable_until
         {
             let caller = accepted.caller.clone();
@@ -81,7 +81,7 @@ impl Verdicts {
                 Known::Stale(caller)
             };
         }
-        match self.refused.get(digest) {
+        match self.refused.get(hash) {
             Some(refused) if now < refused.until => Known::Fresh(Err(refused.error)),
             _ => Known::No,
         }
@@ -90,14 +90,14 @@ impl Verdicts {
     /// Takes a verdict in; `life` is how long the token says that it lives.
     pub(super) fn settle(
         &mut self,
-        digest: Digest,
+        hash: TokenHash,
         verdict: &Verdict,
         life: Duration,
         now: Instant,
     ) {
         match verdict {
             Ok(caller) => {
-                self.refused.remove(&digest);
+                self.refused.remove(&hash);
                 let fresh_until = now + life.min(FRESH);
                 // An `exp` far in the future must not panic.
                 let usable_until = now.checked_add(life.saturating_add(GRACE));
@@ -108,16 +108,16 @@ impl Verdicts {
                     None => now + GRACE,
                 };
                 let caller = caller.clone();
-                self.accepted.put(digest, Accepted { caller, fresh_until, usable_until });
+                self.accepted.put(hash, Accepted { caller, fresh_until, usable_until });
             }
             Err(ReviewError::Unavailable) => {
-                if let Some(accepted) = self.accepted.get(&digest) {
+                if let Some(accepted) = self.accepted.get(&hash) {
                     accepted.fresh_until = accepted.usable_until.min(now + PAUSE);
                 }
             }
             Err(error) => {
-                self.accepted.remove(&digest);
-                self.refused.put(digest, Refused { error: *error, until: now + REFUSED });
+                self.accepted.remove(&hash);
+                self.refused.put(hash, Refused { error: *error, until: now + REFUSED });
             }
         }
     }
@@ -132,16 +132,16 @@ impl<V> Default for Recent<V> {
 }
 
 impl<V> Recent<V> {
-    fn get(&mut self, digest: &Digest) -> Option<&mut V> {
-        let (used, value) = self.entries.get_mut(digest)?;
+    fn get(&mut self, hash: &TokenHash) -> Option<&mut V> {
+        let (used, value) = self.entries.get_mut(hash)?;
         self.uses += 1;
         *used = self.uses;
         Some(value)
     }
 
-    fn put(&mut self, digest: Digest, value: V) {
+    fn put(&mut self, hash: TokenHash, value: V) {
         self.uses += 1;
-        self.entries.insert(digest, (self.uses, value));
+        self.entries.insert(hash, (self.uses, value));
         if self.entries.len() > CAPACITY {
             let oldest = self.entries.iter().min_by_key(|(_, (used, _))| *used).map(|(d, _)| *d);
             if let Some(oldest) = oldest {
@@ -150,8 +150,8 @@ impl<V> Recent<V> {
         }
     }
 
-    fn remove(&mut self, digest: &Digest) {
-        self.entries.remove(digest);
+    fn remove(&mut self, hash: &TokenHash) {
+        self.entries.remove(hash);
     }
 }
 
@@ -164,8 +164,8 @@ mod tests {
 
     fn after(verdict: &Verdict, life: Duration, passed: u64) -> Known {
         let (mut verdicts, now) = (Verdicts::default(), Instant::now());
-        verdicts.settle(Digest::of("t"), verdict, life, now);
-        verdicts.look(&Digest::of("t"), now + Duration::from_secs(passed))
+        verdicts.settle(TokenHash::of("t"), verdict, life, now);
+        verdicts.look(&TokenHash::of("t"), now + Duration::from_secs(passed))
     }
 
     #[test]
@@ -195,20 +195,20 @@ mod tests {
     #[test]
     fn refusals_do_not_push_out_good_tokens_and_the_least_used_goes_first() {
         let (mut verdicts, now) = (Verdicts::default(), Instant::now());
-        let digest = |kind: &str, number: usize| Digest::of(&format!("{kind}{number}"));
-        verdicts.settle(digest("good", 0), &Ok(caller()), HOUR, now);
+        let hash = |kind: &str, number: usize| TokenHash::of(&format!("{kind}{number}"));
+        verdicts.settle(hash("good", 0), &Ok(caller()), HOUR, now);
         for number in 0..2 * CAPACITY {
-            verdicts.settle(digest("bad", number), &Err(ReviewError::Rejected), HOUR, now);
+            verdicts.settle(hash("bad", number), &Err(ReviewError::Rejected), HOUR, now);
         }
         assert_eq!(verdicts.refused.entries.len(), CAPACITY);
-        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(caller())));
+        assert_eq!(verdicts.look(&hash("good", 0), now), Known::Fresh(Ok(caller())));
 
         for number in 1..=CAPACITY {
-            verdicts.look(&digest("good", 0), now);
-            verdicts.settle(digest("good", number), &Ok(caller()), HOUR, now);
+            verdicts.look(&hash("good", 0), now);
+            verdicts.settle(hash("good", number), &Ok(caller()), HOUR, now);
         }
         assert_eq!(verdicts.accepted.entries.len(), CAPACITY);
-        assert_eq!(verdicts.look(&digest("good", 0), now), Known::Fresh(Ok(caller())));
-        assert_eq!(verdicts.look(&digest("good", 1), now), Known::No);
+        assert_eq!(verdicts.look(&hash("good", 0), now), Known::Fresh(Ok(caller())));
+        assert_eq!(verdicts.look(&hash("good", 1), now), Known::No);
     }
 }

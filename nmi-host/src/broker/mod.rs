@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use api::IdentitySelector;
 use api::matching::Scope;
 use api::node_api::{Assertion, Assignment, NodeError, NodeErrorCode, TokenResponse};
+use api::{IdentitySelector, TokenHash};
 use token_cache::{Budget, GetError, Hit, Request, TokenCache};
 use tokio::time::Instant;
 
@@ -21,7 +21,6 @@ use crate::assigned::AssignedView;
 use crate::caller::{Caller, ServiceAccount};
 use crate::correlation::CorrelationId;
 use crate::crowd::Crowd;
-use crate::digest::Digest;
 use crate::mint::{MintError, MintKey, Minter, PodAssertions, Resource, Token};
 use crate::pods::{PodRef, PodView};
 use crate::watched::{ObjectKey, Table};
@@ -48,7 +47,7 @@ pub(crate) struct Ask {
     /// The pod's own service account token for Entra, if it was sent.
     pub(crate) assertion: Option<Assertion>,
     /// A token that does not serve any more: another one is wanted.
-    pub(crate) rejected: Option<Digest>,
+    pub(crate) rejected: Option<TokenHash>,
     /// What logs and Azure call the request.
     pub(crate) correlation: CorrelationId,
 }
@@ -77,7 +76,7 @@ impl Ask {
     }
 
     fn rejects(&self, token: &Token) -> bool {
-        self.rejected.is_some_and(|digest| digest == Digest::of(&token.secret))
+        self.rejected.is_some_and(|hash| hash == TokenHash::of(&token.secret))
     }
 }
 

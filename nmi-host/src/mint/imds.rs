@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use api::IdentityId;
 use api::node_api::CORRELATION_HEADER;
+use api::{IdentityId, TokenHash};
 use form_urlencoded::Serializer;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -17,7 +17,6 @@ use tokio::time::{Instant, timeout};
 use super::answer::{self, ImdsError, ImdsToken};
 use super::gate::Pace;
 use super::upstream::{Manner, NotCalled, Upstream};
-use crate::digest::Digest;
 use crate::metrics::{HostMetrics, Issuer};
 
 /// A client of the metadata service.
@@ -36,7 +35,7 @@ pub(crate) struct Question<'a> {
     /// The audience of the token.
     pub(crate) resource: &'a str,
     /// A token that is to be replaced, not repeated.
-    pub(crate) rejected: Option<Digest>,
+    pub(crate) rejected: Option<TokenHash>,
     /// The correlation id.
     pub(crate) trace: Option<&'a str>,
     /// Whether somebody waits for the answer.
@@ -96,8 +95,8 @@ impl Imds {
             .append_pair("api-version", API_VERSION)
             .append_pair("resource", question.resource)
             .append_pair("msi_res_id", question.identity.as_str());
-        if let Some(digest) = &question.rejected {
-            query.append_pair("token_sha256_to_refresh", &digest.to_string());
+        if let Some(hash) = &question.rejected {
+            query.append_pair("token_sha256_to_refresh", &hash.to_string());
         }
         format!("{}/metadata/identity/oauth2/token?{}", self.endpoint, query.finish())
     }
@@ -160,9 +159,9 @@ mod tests {
              %2FMicrosoft.ManagedIdentity%2FuserAssignedIdentities%2Fdb"
         );
         assert!(uri.parse::<Uri>().is_ok());
-        let rejected = Some(Digest::of("t"));
+        let rejected = Some(TokenHash::of("t"));
         let more = imds.uri(&Question { rejected, ..question });
-        assert_eq!(more, format!("{uri}&token_sha256_to_refresh={}", Digest::of("t")));
+        assert_eq!(more, format!("{uri}&token_sha256_to_refresh={}", TokenHash::of("t")));
     }
 
     #[test]

@@ -17,8 +17,8 @@ mod verify;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use api::Tenant;
 use api::node_api::{NodeError, NodeErrorCode};
+use api::{Tenant, TokenHash};
 use futures::future::try_join_all;
 use token_cache::{Call, FetchError, Fetched, Source};
 
@@ -37,7 +37,6 @@ use token::{checked, checked_principal, unix, with_auxiliary};
 use upstream::NotCalled;
 use verify::{Expected, WrongToken};
 
-use crate::digest::Digest;
 use crate::metrics::{EntraResult, HostMetrics, ImdsResult};
 
 /// Where the node's tokens come from.
@@ -124,7 +123,7 @@ impl Minter {
         let question = Question {
             identity: &expected.resource_id,
             resource: resource.as_str(),
-            rejected: call.rejected.as_ref().map(|token| Digest::of(&token.secret)),
+            rejected: call.rejected.as_ref().map(|token| TokenHash::of(&token.secret)),
             trace: call.trace.as_deref(),
             urgent: call.urgent,
         };

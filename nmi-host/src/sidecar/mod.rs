@@ -6,11 +6,11 @@ mod tests;
 
 use std::time::Duration;
 
-use api::IdentitySelector;
 use api::node_api::{
     ASSIGNMENT_PATH, Assignment, MAX_WAIT_SECONDS, NodeError, NodeErrorCode, TOKEN_PATH,
     TokenRequest, TokenResponse,
 };
+use api::{IdentitySelector, TokenHash};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -26,7 +26,6 @@ use crate::authn::Authenticator;
 use crate::broker::{Ask, Broker};
 use crate::caller::Caller;
 use crate::correlation::CorrelationId;
-use crate::digest::NotADigest;
 use crate::metrics::{HostMetrics, Operation};
 use crate::mint::Resource;
 use crate::serve::Peer;
@@ -85,9 +84,9 @@ impl SidecarApi {
             request.resource.parse().map_err(|error| bad(format!("{error}")))?;
         let rejected = request
             .token_sha256_to_refresh
-            .map(|text| text.parse())
+            .map(|text| text.parse::<TokenHash>())
             .transpose()
-            .map_err(|error: NotADigest| bad(format!("tokenSha256ToRefresh: {error}")))?;
+            .map_err(|error| bad(format!("tokenSha256ToRefresh: {error}")))?;
         let assertion = request.assertion;
         let ask = Ask { resource, selector, patience: PATIENCE, assertion, rejected, correlation };
         self.broker.token(caller, &ask).await

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use api::FederatedBy;
 use api::node_api;
+use api::{FederatedBy, TokenHash};
 use http::{Request, Response};
 use kube::client::Body;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -21,7 +21,6 @@ use crate::assigned::testing::{assigned, federated};
 use crate::authn::Reviewer;
 use crate::authn::fixtures::{AUDIENCE, NODE, accepted};
 use crate::broker::testing::{Fixture, fixture};
-use crate::digest::Digest;
 use crate::jwt::testing::unsigned;
 use crate::mint::testing::assertion;
 use crate::serve::{Limits, Server};
@@ -225,20 +224,20 @@ async fn a_token_that_does_not_serve_any_more_is_replaced_by_azure() {
     let mut endpoint = endpoint(&imds.endpoint).await;
     let token = pod_token();
     let first = served(&mut endpoint, &token).await;
-    let digest = Digest::of(&first.access_token);
-    let body = |digest: &str| {
-        format!(r#"{{"resource":"https://vault.azure.net","tokenSha256ToRefresh":"{digest}"}}"#)
+    let hash = TokenHash::of(&first.access_token);
+    let body = |hash: &str| {
+        format!(r#"{{"resource":"https://vault.azure.net","tokenSha256ToRefresh":"{hash}"}}"#)
     };
-    let other = body(&Digest::of("another").to_string());
+    let other = body(&TokenHash::of("another").to_string());
     assert_eq!(endpoint.ask(TOKEN, Some(&token), &other).await.0, 200);
     assert_eq!(imds.count(), 1, "the cached token is not the one");
-    let this = body(&digest.to_string().to_uppercase());
+    let this = body(&hash.to_string().to_uppercase());
     for _ in 0..3 {
         assert_eq!(endpoint.ask(TOKEN, Some(&token), &this).await.0, 200);
     }
     assert_eq!(imds.count(), 2, "once in ten seconds");
     let target = imds.target(1);
-    assert!(target.ends_with(&format!("&token_sha256_to_refresh={digest}")), "{target}");
+    assert!(target.ends_with(&format!("&token_sha256_to_refresh={hash}")), "{target}");
     assert_eq!(endpoint.ask(TOKEN, Some(&token), &body("x")).await.0, 400);
 }
 

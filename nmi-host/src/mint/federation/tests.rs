@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use api::FederatedBy;
 use api::node_api::{Assertion, NodeError, NodeErrorCode, TokenResponse};
+use api::{FederatedBy, TokenHash};
 use axum::response::Response;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -15,7 +15,6 @@ use crate::assigned::testing::{federated, pod};
 use crate::broker::Ask;
 use crate::broker::testing::{Fixture, fixture_of};
 use crate::caller::Caller;
-use crate::digest::Digest;
 use crate::jwt;
 use crate::metrics::HostMetrics;
 use crate::mint::principal::testing::{Entra, Form, TENANT, entra, refusal, token, token_with};
@@ -193,7 +192,7 @@ async fn another_token_takes_an_assertion_too() {
     let first = ask(&node, &web, Some(&sent)).await.unwrap();
     node.fixture.broker.assertions().forget(&account("web"), &sent);
     let rejecting = |assertion| Ask {
-        rejected: Some(Digest::of(&first.access_token)),
+        rejected: Some(TokenHash::of(&first.access_token)),
         assertion,
         ..Ask::of("https://vault.azure.net".parse().unwrap())
     };
