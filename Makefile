@@ -8,6 +8,7 @@ CACHE := $(or $(POD_IDENTITY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pod-i
 TOOLS := $(CACHE)/cargo-tools
 E2E   := target/debug/e2e
 RELEASE := target/x86_64-unknown-linux-musl/release
+MUSL_BUILD := CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl
 
 MACHETE := 0.9.1
 DENY    := 0.20.2
@@ -96,14 +97,14 @@ bench: release tools ## Measure the release programs: tokens, and the controller
 	$(RELEASE)/bench tokens --images $(CACHE)/images
 	$(RELEASE)/bench scale --control-plane $(CACHE)/control-plane
 
-# The programs as the images have them, and apart from them what measures: together cargo would
-# build the libraries that they share with the features of both.
+# The programs as the images have them, and apart from them what measures: in one call cargo would
+# build the libraries that they share with the features of all.
 .PHONY: release
 release: toolchain
 	@command -v musl-gcc >/dev/null || { echo "musl-gcc is missing: install the package musl-tools"; exit 1; }
-	CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl \
-	  -p webhook -p controller -p nmi-host -p nmi-sidecar -p init-redirect --bins
-	CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target x86_64-unknown-linux-musl -p bench -p fake-azure
+	$(MUSL_BUILD) -p webhook -p controller -p nmi-host --bins
+	$(MUSL_BUILD) -p nmi-sidecar -p init-redirect --bins
+	$(MUSL_BUILD) -p bench -p fake-azure
 
 .PHONY: golden
 golden: toolchain ## Write the golden files anew; read the diff before you commit it

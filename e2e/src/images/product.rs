@@ -62,6 +62,10 @@ impl Component {
             Self::Webhook | Self::Controller | Self::NmiSidecar => BaseLayer::Empty,
         }
     }
+
+    fn is_in_pods(self) -> bool {
+        matches!(self, Self::NmiSidecar | Self::InitRedirect)
+    }
 }
 
 /// Compiles these components and builds those images whose inputs changed.
@@ -70,8 +74,14 @@ pub(super) async fn build(
     cache: &Cache,
     progress: &Progress,
 ) -> Result<Vec<Built>> {
-    let names: Vec<_> = components.iter().map(|component| component.name()).collect();
-    compile(&names, progress).await?;
+    // What runs in every pod is compiled apart: together with the others it would get the features
+    // of its libraries that only they use, and be larger for it.
+    let (in_pods, others): (Vec<Component>, Vec<Component>) =
+        components.iter().partition(|component| component.is_in_pods());
+    for group in [others, in_pods].iter().filter(|group| !group.is_empty()) {
+        let names: Vec<_> = group.iter().map(|component| component.name()).collect();
+        compile(&names, progress).await?;
+    }
     let needs_iptables = components.iter().any(|component| component.base() == BaseLayer::Iptables);
     let iptables = if needs_iptables { Some(iptables::Base::find().await?) } else { None };
     let mut built = Vec::new();
@@ -117,8 +127,8 @@ async fn assemble(
     recipe.ensure(cache, progress, stage).await
 }
 
-/// Compiles packages of this workspace whose programs have the same names. One cargo call for all,
-/// so that what they share is compiled once.
+/// Compiles packages of this workspace whose programs have the same names, in one cargo call, so
+/// that what they share is compiled once.
 pub(super) async fn compile(names: &[&str], progress: &Progress) -> Result<()> {
     let Some(cargo) = exec::which("cargo") else {
         bail!("there is no cargo: install Rust with rustup and put it on PATH");
