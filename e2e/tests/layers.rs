@@ -17,7 +17,10 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("client-certificate", &[]),
     ("init-redirect", &["netfilter"]),
     ("nmi-sidecar", &["api", "runtime", "token-cache"]),
-    ("nmi-host", &["api", "azure-http", "client-certificate", "netfilter", "runtime", "token-cache"]),
+    (
+        "nmi-host",
+        &["api", "azure-http", "client-certificate", "netfilter", "runtime", "token-cache"],
+    ),
     ("webhook", &["api", "runtime"]),
     ("controller", &["api", "azure-http", "client-certificate", "runtime"]),
     ("fake-azure", &[]),
