@@ -20,7 +20,7 @@ use crate::turns::Target;
 use crate::watch::{Cached, Slim};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// More of them only wait in the API server, as was measured; each costs a connection.
+/// Enough to keep an API server busy, few enough not to queue there; each costs a connection.
 const IN_FLIGHT: usize = 24;
 
 /// One write.
