@@ -85,12 +85,13 @@ impl Env {
         self.cluster.nodes().iter().find(|node| node.name() == name).unwrap()
     }
 
-    /// Runs a command in the network of a node, as if on it: its standard output.
-    pub(crate) async fn on_node(&self, node: &str, command: &str) -> String {
+    /// Runs a command in the network of a node, as if on it: standard output, or standard error as
+    /// the error.
+    pub(crate) async fn on_node(&self, node: &str, command: &str) -> Result<String, String> {
         let mut shell = self.cluster.in_node(self.node(node), "bash");
         let output = shell.args(["-c", command]).output().await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
     /// kubectl with these arguments: standard output, or standard error as the error.

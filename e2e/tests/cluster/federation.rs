@@ -8,6 +8,7 @@ use e2e::topology::SERVICE_ACCOUNT_ISSUER;
 use serde_json::{Value, json};
 
 use crate::env::{Identity, MACHINE, SCALE_SET, env, eventually};
+use crate::host;
 use crate::namespace::{Answer, Namespace, curl, curl_for, fresh, parse};
 
 const TENANT: &str = "10000000-0000-0000-0000-000000000001";
@@ -148,7 +149,8 @@ async fn a_missing_credential_is_named_to_the_application_and_mended_without_a_r
     space.bind_name("subject", "app").await;
     space.start(&space.pod_of("app", "app", "app")).await;
 
-    let refused = space.token("app", "").await;
+    let resource = fresh("subject");
+    let refused = space.token_for("app", &resource).await;
     let Answer::Http(400, body) = &refused else { panic!("not refused: {refused:?}") };
     let words = body["error_description"].as_str().unwrap();
     assert!(words.contains("AADSTS700213"), "{words}");
@@ -163,7 +165,7 @@ async fn a_missing_credential_is_named_to_the_application_and_mended_without_a_r
 
     trust(&identity, &[&space.subject("app")]).await;
     eventually("the credential is found", LIMIT, async || {
-        matches!(space.token("app", "").await, Answer::Http(200, _)).then_some(())
+        matches!(space.token_for("app", &resource).await, Answer::Http(200, _)).then_some(())
     })
     .await;
     space.token("app", "").await.is_of(&identity);
@@ -207,20 +209,16 @@ async fn a_process_on_the_node_gets_tokens_of_the_agents_form_only() {
         space.bind_name(&identity.name, &identity.name).await;
         space.start(&space.pod(&identity.name, &identity.name)).await;
     }
-    let ask = async |pod: &str| {
-        let command = format!(
-            "curl -s 'http://127.0.0.1:2579/host/token/?resource=https://vault.azure.net' -H 'podname: {pod}' -H 'podns: {}' -w '\\n%{{http_code}}'",
-            space.name
-        );
-        let node = space.node_of(pod).await;
-        parse(&space.env.on_node(&node, &command).await)
+    let Answer::Http(200, body) = host::ask_for(&space, "by-agent").await else {
+        panic!("no token")
     };
-    let Answer::Http(200, body) = ask("by-agent").await else { panic!("no token") };
     Answer::Http(200, body["token"].clone()).is_of(&by_agent);
 
     // Also when the pod itself has a token that the node keeps.
     for _ in 0..2 {
-        let Answer::Http(403, body) = ask("by-pod").await else { panic!("not refused") };
+        let Answer::Http(403, body) = host::ask_for(&space, "by-pod").await else {
+            panic!("not refused")
+        };
         let words = body["error_description"].as_str().unwrap();
         assert!(words.contains("NodeAgent"), "the remedy: {words}");
         space.token("by-pod", "").await.is_of(&by_pod);

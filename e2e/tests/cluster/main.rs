@@ -9,6 +9,7 @@ mod bad_input;
 mod env;
 mod federation;
 mod guard;
+mod host;
 mod identities;
 mod lifecycle;
 mod namespace;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::env::env;
+use crate::host;
 use crate::namespace::{Answer, Namespace, curl_for, fresh, parse};
 
 fn text(answer: &Answer) -> &str {
@@ -109,12 +110,7 @@ async fn an_application_of_several_tenants_gets_a_token_of_each() {
         .collect();
     assert_eq!(tenants, [HOME, FURTHER[0], FURTHER[1]], "the home tenant first");
 
-    let command = format!(
-        "curl -s 'http://127.0.0.1:2579/host/token/?resource=https://vault.azure.net' -H 'podname: app' -H 'podns: {}' -w '\\n%{{http_code}}'",
-        space.name
-    );
-    let node = space.node_of("app").await;
-    let Answer::Http(200, body) = parse(&space.env.on_node(&node, &command).await) else {
+    let Answer::Http(200, body) = host::ask_for(&space, "app").await else {
         panic!("no token on the node")
     };
     assert_eq!(Answer::Http(200, body["token"].clone()).claims()["tid"], HOME);

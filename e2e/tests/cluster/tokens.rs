@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::env::env;
+use crate::host;
 use crate::namespace::{Answer, Namespace, curl, parse};
 
 #[tokio::test]
@@ -120,22 +121,12 @@ async fn a_process_on_the_node_asks_for_a_pods_token() {
     space.bind(&identity, "app").await;
     space.start(&space.pod("app", "app")).await;
 
-    let cluster = &env().await.cluster;
-    let pod = space.env.get(&["-n", &space.name, "pod", "app"]).await;
-    let node = pod["spec"]["nodeName"].as_str().unwrap();
-    let node = cluster.nodes().iter().find(|candidate| candidate.name() == node).unwrap();
-    let ask = async |namespace: &str, pod: &str| {
-        let command = format!(
-            "curl -s http://127.0.0.1:2579/host/token/?resource=https://vault.azure.net -H 'podname: {pod}' -H 'podns: {namespace}' -w '\\n%{{http_code}}'"
-        );
-        let mut command_line = cluster.in_node(node, "bash");
-        let output = command_line.args(["-c", &command]).output().await.unwrap();
-        parse(&String::from_utf8_lossy(&output.stdout))
-    };
-    let Answer::Http(200, body) = ask(&space.name, "app").await else { panic!("no token") };
+    let node = space.node_of("app").await;
+    let ask = async |pod: &str| host::ask(&node, &[("podns", &space.name), ("podname", pod)]).await;
+    let Answer::Http(200, body) = ask("app").await else { panic!("no token") };
     assert_eq!(body["clientid"], identity.client_id.as_str());
     Answer::Http(200, body["token"].clone()).is_of(&identity);
-    let Answer::Http(status, body) = ask(&space.name, "nobody").await else { panic!("no answer") };
+    let Answer::Http(status, body) = ask("nobody").await else { panic!("no answer") };
     assert_eq!(status, 404, "{body}");
     space.done().await;
 }

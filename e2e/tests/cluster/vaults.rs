@@ -4,20 +4,14 @@ use e2e::topology::{AZURE_IP, FAKE_AZURE_VAULT_PORT};
 use serde_json::{Value, json};
 
 use crate::env::{Identity, env};
+use crate::host;
 use crate::namespace::{Answer, Namespace, parse};
 
 const VAULT: &str = "flows";
 
 /// Asks the agent of a node for a pod's token, with these headers.
 async fn host_token(node: &str, headers: &[(&str, &str)]) -> (u16, Value) {
-    let headers: String =
-        headers.iter().map(|(name, value)| format!(" -H '{name}: {value}'")).collect();
-    let command = format!(
-        "curl -sS 'http://127.0.0.1:2579/host/token/?resource=https://vault.azure.net'{headers} -w '\\n%{{http_code}}'"
-    );
-    let Answer::Http(status, body) = parse(&env().await.on_node(node, &command).await) else {
-        panic!("no answer")
-    };
+    let Answer::Http(status, body) = host::ask(node, headers).await else { panic!("no answer") };
     (status, body)
 }
 
@@ -29,7 +23,8 @@ async fn secret(node: &str, name: &str, token: &str) -> (u16, Value) {
         "curl -sS --cacert {} --resolve {host}:{FAKE_AZURE_VAULT_PORT}:{AZURE_IP} -H 'Authorization: Bearer {token}' 'https://{host}:{FAKE_AZURE_VAULT_PORT}/secrets/{name}?api-version=7.4' -w '\\n%{{http_code}}'",
         ca.display()
     );
-    let Answer::Http(status, body) = parse(&env().await.on_node(node, &command).await) else {
+    let Answer::Http(status, body) = parse(&env().await.on_node(node, &command).await.unwrap())
+    else {
         panic!("no answer")
     };
     (status, body)

@@ -7,6 +7,8 @@
 
 #[path = "../cluster/env.rs"]
 mod env;
+#[path = "../cluster/host.rs"]
+mod host;
 #[path = "../cluster/namespace.rs"]
 mod namespace;
 #[path = "../cluster/steady.rs"]
@@ -19,7 +21,7 @@ use e2e::topology::API_SERVICE_IP;
 use serde_json::json;
 
 use crate::env::{Env, env, eventually};
-use crate::namespace::{Answer, Namespace, curl, parse};
+use crate::namespace::{Answer, Namespace, curl};
 use crate::steady::{SteadyClient, cold};
 
 const NODE: &str = "node3";
@@ -79,11 +81,7 @@ async fn tokens_go_on_without_the_api_server_and_revocation_when_it_is_back() {
     let driver = async {
         // After the agent noticed, if it ever does.
         tokio::time::sleep(Duration::from_secs(30)).await;
-        let command = format!(
-            "curl -s 'http://127.0.0.1:2579/host/token/?resource=https://vault.azure.net' -H 'podname: app' -H 'podns: {}' -w '\\n%{{http_code}}'",
-            space.name
-        );
-        parse(&env.on_node(NODE, &command).await)
+        host::ask_for(&space, "app").await
     };
     let run = async |request: String| SteadyClient::run(&space, "app", 45, &request).await;
     let (warm, cold, driver) = tokio::join!(run(curl("")), run(cold("partition")), driver);
