@@ -85,6 +85,7 @@ crash-test: tools ## Kill the controller at each of its steps; brings an API ser
 cluster-test: e2e ## Run the tests on the local cluster (needs root)
 	@if [ "$$(id -u)" = 0 ]; then \
 	  cargo test --locked -p e2e --test cluster -- --test-threads=4 && \
+	  cargo test --locked -p e2e --test partition && \
 	  cargo test --locked -p e2e --test migrate && \
 	  cargo test --locked -p e2e --test sdks -- --test-threads=4 && \
 	  cargo test --locked -p e2e --test uninstall; \
