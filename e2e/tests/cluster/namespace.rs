@@ -1,6 +1,7 @@
 //! A namespace of a test's own: objects, pods and token requests in it. Deleted when the test
 //! passed; kept for looking at when it failed.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,10 +9,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use e2e::pods;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
 
 use crate::env::{Env, Identity, env, eventually};
 
 const START: Duration = Duration::from_secs(60);
+
+/// Names that tests of this run have taken.
+static TAKEN: Mutex<BTreeSet<String>> = Mutex::const_new(BTreeSet::new());
 
 pub(crate) struct Namespace {
     pub(crate) env: &'static Env,
@@ -39,6 +44,8 @@ impl Namespace {
     async fn with_labels(name: &str, labels: Value) -> Self {
         let env = env().await;
         let name = format!("test-{name}");
+        // Whoever comes second would delete the pods of the first.
+        assert!(TAKEN.lock().await.insert(name.clone()), "two tests use the namespace {name}");
         let delete = ["delete", "namespace", &name, "--ignore-not-found", "--wait=true"];
         env.kubectl(&delete).await.unwrap();
         let namespace = Self { env, name };

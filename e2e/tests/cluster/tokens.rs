@@ -91,7 +91,7 @@ async fn each_selector_finds_its_identity_among_two() {
 #[tokio::test]
 async fn a_namespaced_identity_stays_in_its_namespace() {
     let home = Namespace::new("home").await;
-    let away = Namespace::new("away").await;
+    let away = Namespace::new("elsewhere").await;
     let azure = &env().await.azure;
     let (shared, kept) = (azure.identity("shared", 6).await, azure.identity("kept", 7).await);
     home.bind(&shared, "shared").await;

@@ -77,7 +77,9 @@ async fn should_pass_liveness_probe_test() {
                 env().await.kubectl(&["get", "--raw", &format!("{base}/{path}")]).await.ok()
             };
             page("livez").await.filter(|answer| answer.contains("ok"))?;
-            leaders += usize::from(page("metrics").await?.contains("podidentity_leader 1"));
+            leaders += usize::from(
+                page("metrics").await?.lines().any(|line| line == "podidentity_leader 1"),
+            );
         }
         (leaders == 1).then_some(())
     })
