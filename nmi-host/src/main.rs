@@ -45,8 +45,9 @@ fn main() -> anyhow::Result<ExitCode> {
     no_core_dumps()?;
     runtime::crypto::install_provider();
     let config = args::Config::try_from(args)?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread: an answer from the cache takes microseconds, and threads that wake each other for
+    // it cost several times as much.
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?
