@@ -99,6 +99,40 @@ fn mics_objects_are_told_from_ours_and_from_anybody_elses() {
 }
 
 #[test]
+fn what_go_wrote_is_read_as_mics() {
+    let nothing = serde_json::json!({"creationTimestamp": null});
+    let embedded = |kind: &str, name: &str, mut spec: serde_json::Value| {
+        spec["metadata"] = nothing.clone();
+        serde_json::json!({
+            "apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind,
+            "metadata": {"name": name, "namespace": "team", "uid": "u", "resourceVersion": "3",
+                "generation": 1, "creationTimestamp": "2023-01-01T00:00:00Z",
+                "managedFields": [{"manager": "kubectl", "operation": "Update"}]},
+            "spec": spec, "status": {"metadata": nothing.clone()},
+        })
+    };
+    let identity = serde_json::json!({"resourceID": id("db").as_str(), "clientPassword": {}});
+    let binding = serde_json::json!({"azureIdentity": "db", "selector": "sel"});
+    let object = serde_json::json!({
+        "apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureAssignedIdentity",
+        "metadata": {"name": "web-apps-db", "namespace": "default", "uid": "left",
+            "resourceVersion": "7", "labels": {"nodename": "n1"}, "finalizers": [FINALIZER]},
+        // Written before our schema came, which prunes most of what is empty.
+        "spec": {"metadata": nothing.clone(), "pod": "web", "podNamespace": "apps",
+            "nodename": "n1",
+            "azureIdentityRef": embedded("AzureIdentityList", "db", identity),
+            "azureBindingRef": embedded("AzureIdentityBindingList", "b", binding)},
+        "status": {"metadata": nothing.clone(), "status": "Assigned", "availableReplicas": 1},
+    });
+    let object: AzureAssignedIdentity = serde_json::from_value(object).unwrap();
+    assert!(is_leftover(&object));
+    let mut world = world();
+    world.assigned = vec![object.into()];
+    let claims = review(&world, Scope::Cluster).claims;
+    assert_eq!(claims, [(host("vmss"), [id("db")].into())].into());
+}
+
+#[test]
 fn an_object_goes_only_after_its_claim_is_recorded_and_ours_does_the_same() {
     let mut world = world();
     assert_eq!(kept(&world), Some(Keep::Unrecorded));

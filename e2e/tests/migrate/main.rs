@@ -105,8 +105,8 @@ async fn a_running_cluster_moves_over_from_aad_pod_identity() {
     let used = azure.identity("migrate-used", 90).await;
     let unused = azure.identity("migrate-unused", 91).await;
     let foreign = azure.identity("migrate-foreign", 92).await;
-    for identity in [&used, &foreign] {
-        space.bind(identity, "app").await;
+    for (identity, selector) in [(&used, "app"), (&foreign, "app"), (&unused, "gone")] {
+        space.bind(identity, selector).await;
     }
     space.start(&on("node1", space.pod("app", "app"))).await;
     mic.assigns(&space, "app", "node1", &used).await;

@@ -51,7 +51,8 @@ impl Mic {
         drop(self.renewals.await);
     }
 
-    /// Writes the object that MIC writes for a pod and an identity. Returns its name.
+    /// Writes the object that MIC writes for a pod and an identity that exists, as its two calls
+    /// do. Returns its name.
     pub(crate) async fn assigns(
         &self,
         space: &Namespace,
@@ -60,53 +61,70 @@ impl Mic {
         identity: &Identity,
     ) -> String {
         let name = format!("{pod}-{}-{}", space.name, identity.name);
-        let embedded = |kind: &str, spec: Value| {
-            json!({
-                "apiVersion": "aadpodidentity.k8s.io/v1",
-                // As its type upgrade leaves it.
-                "kind": kind,
-                "metadata": {"name": identity.name, "namespace": space.name},
-                "spec": spec,
-            })
-        };
+        let mut copy = self.copy(space, "AzureIdentity", &identity.name).await;
+        copy["spec"]["clientPassword"] = json!({});
+        let binding = self.copy(space, "AzureIdentityBinding", &identity.name).await;
         let object = json!({
             "apiVersion": "aadpodidentity.k8s.io/v1",
             "kind": "AzureAssignedIdentity",
             "metadata": {
                 "name": name,
                 "namespace": RECORD_NAMESPACE,
+                "creationTimestamp": null,
                 "labels": {"nodename": node},
                 "finalizers": [FINALIZER],
             },
             "spec": {
-                "azureIdentityRef": embedded("AzureIdentityList", json!({
-                    "type": 0,
-                    "resourceID": identity.resource_id,
-                    "clientID": identity.client_id,
-                })),
-                "azureBindingRef": embedded("AzureIdentityBindingList", json!({
-                    "azureIdentity": identity.name,
-                    "selector": space.selector("app"),
-                })),
+                "metadata": {"creationTimestamp": null},
+                "azureIdentityRef": copy,
+                "azureBindingRef": binding,
                 "pod": pod,
                 "podNamespace": space.name,
                 "nodename": node,
-                "replicas": 1,
             },
-            "status": {"status": "Assigned", "availableReplicas": 1},
+            "status": {
+                "metadata": {"creationTimestamp": null},
+                "status": "Created",
+                "availableReplicas": 1,
+            },
         });
         // The admission policy follows the chart after a moment.
         let limit = Duration::from_secs(30);
         eventually("MIC may write", limit, async || self.create(&object).await.ok()).await;
+        self.marks_assigned(&name).await;
         name
     }
 
+    /// The whole object, as Go writes it: empty metadata in spec and status, of the status nothing
+    /// that it does not know, and the kind that MIC's type upgrade leaves.
+    async fn copy(&self, space: &Namespace, kind: &str, name: &str) -> Value {
+        let mut object = self.env.get(&["-n", &space.name, kind, name]).await;
+        object["kind"] = json!(format!("{kind}List"));
+        object["spec"]["metadata"] = json!({"creationTimestamp": null});
+        object["status"] = json!({"metadata": {"creationTimestamp": null}});
+        object
+    }
+
+    /// A JSON patch that fails where a schema has pruned the member.
+    async fn marks_assigned(&self, name: &str) {
+        let patch = json!([{"op": "replace", "path": "/status/status", "value": "Assigned"}]);
+        let patch = format!("--patch={patch}");
+        let [account, group] = Self::credentials();
+        let object = ["-n", RECORD_NAMESPACE, "patch", "azureassignedidentity", name];
+        let how = ["--type=json", &patch, &account, &group];
+        self.env.kubectl(&[&object[..], &how[..]].concat()).await.unwrap();
+    }
+
     async fn create(&self, object: &Value) -> Result<(), String> {
-        let account = format!("--as=system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+        let [account, group] = Self::credentials();
         // Its own client does not ask for strictness; unknown fields are pruned.
-        let args =
-            ["create", "--validate=ignore", "-f", "-", &account, "--as-group=system:masters"];
+        let args = ["create", "--validate=ignore", "-f", "-", &account, &group];
         pipe(self.env, &args, object).await
+    }
+
+    fn credentials() -> [String; 2] {
+        let account = format!("--as=system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+        [account, "--as-group=system:masters".to_owned()]
     }
 }
 
