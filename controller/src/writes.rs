@@ -204,9 +204,12 @@ async fn execute(
             }
         }
     };
-    let outcome = tokio::time::timeout(patience, call).await;
+    let outcome = tokio::time::timeout(patience, leadership.fenced(call)).await;
     fault_point!(write.name(), "after");
-    outcome.unwrap_or(Err(WriteError::TimedOut(patience)))
+    match outcome {
+        Ok(outcome) => outcome.unwrap_or(Err(WriteError::NotLeading)),
+        Err(_) => Err(WriteError::TimedOut(patience)),
+    }
 }
 
 async fn change_assigned(client: &Client, change: &Change) -> Result<Written, WriteError> {

@@ -1,6 +1,9 @@
 //! Who holds the lease and until when. Pure: no clock of another machine is trusted, only how long
 //! a lease has not changed.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -47,6 +50,18 @@ impl Leadership {
     pub(crate) fn remaining(&self) -> Option<Duration> {
         let expiry = self.0.borrow().as_ref()?.expiry;
         expiry.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// Does `work` only while the claim holds; `None` if it ended first. The clock is looked at
+    /// before every step: a process that was paused takes none of them when it wakes, whatever
+    /// its sockets and timers brought meanwhile.
+    pub(crate) async fn fenced<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut work = pin!(work);
+        poll_fn(|context| match self.remaining() {
+            Some(_) => work.as_mut().poll(context).map(Some),
+            None => Poll::Ready(None),
+        })
+        .await
     }
 }
 
@@ -130,8 +145,12 @@ pub(super) fn vacated(mut lease: Lease, now: MicroTime) -> Lease {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
 
     fn lease(holder: &str, renewals: i64) -> Lease {
         let time = MicroTime(Timestamp::from_second(1_000_000 + renewals).unwrap());
@@ -189,5 +208,29 @@ mod tests {
         assert!(leadership.remaining().is_some());
         sender.send_replace(None);
         assert_eq!(leadership.remaining(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_became_possible_while_a_leader_slept_is_not_done() {
+        let expiry = Instant::now() + Duration::from_secs(15);
+        let (_sender, receiver) = watch::channel(Some(Claim { expiry }));
+        let leadership = Leadership::new(receiver);
+        assert_eq!(leadership.fenced(async { 7 }).await, Some(7));
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let sent = Arc::new(AtomicBool::new(false));
+        let (sends, fence) = (sent.clone(), leadership.clone());
+        let work = tokio::spawn(async move {
+            let then = async {
+                answered.await.unwrap();
+                sends.store(true, Ordering::SeqCst);
+            };
+            fence.fenced(then).await
+        });
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(15)).await;
+        answer.send(()).unwrap();
+        assert_eq!(work.await.unwrap(), None);
+        assert!(!sent.load(Ordering::SeqCst));
+        assert_eq!(leadership.fenced(async { 7 }).await, None, "and nothing is begun");
     }
 }

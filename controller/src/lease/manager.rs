@@ -84,22 +84,27 @@ impl LeaseManager {
             }
             tracing::info!(holder = self.settings.holder, "Leading");
             let leadership = Leadership::new(self.claim.subscribe());
-            let mut work = AbortOnDrop(tokio::spawn(named(lead(leadership))));
+            let work = named(lead(leadership.clone()));
+            let mut work = AbortOnDrop(tokio::spawn(async move { leadership.fenced(work).await }));
             let ended = tokio::select! {
                 ended = &mut work.0 => Some(ended),
                 () = self.hold() => None,
                 () = shutdown.begun() => None,
             };
             self.claim.send_replace(None);
-            if let Some(ended) = ended {
-                self.vacate().await;
-                outcome(ended)?;
-                if timeout(RESIGNED, shutdown.begun()).await.is_ok() {
-                    return Ok(());
+            match ended {
+                None => work.end().await,
+                // It saw that the claim has ended before `hold` did.
+                Some(Ok(None)) => {}
+                Some(ended) => {
+                    self.vacate().await;
+                    outcome(ended)?;
+                    if timeout(RESIGNED, shutdown.begun()).await.is_ok() {
+                        return Ok(());
+                    }
+                    continue;
                 }
-                continue;
             }
-            work.end().await;
             if shutdown.has_begun() {
                 self.vacate().await;
                 return Ok(());
@@ -270,16 +275,16 @@ async fn named<E: Display>(work: impl Future<Output = Result<(), E>>) -> Result<
     work.await.map_err(|error| format!("{error:#}"))
 }
 
-fn outcome(ended: Result<Result<(), String>, JoinError>) -> Result<(), LeadError> {
+fn outcome(ended: Result<Option<Result<(), String>>, JoinError>) -> Result<(), LeadError> {
     match ended {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(reason)) => Err(LeadError::Failed(reason)),
+        Ok(None | Some(Ok(()))) => Ok(()),
+        Ok(Some(Err(reason))) => Err(LeadError::Failed(reason)),
         Err(_) => Err(LeadError::Panicked),
     }
 }
 
 /// Work that does not outlive the claim under which it was started.
-struct AbortOnDrop(tokio::task::JoinHandle<Result<(), String>>);
+struct AbortOnDrop(tokio::task::JoinHandle<Option<Result<(), String>>>);
 
 impl AbortOnDrop {
     async fn end(mut self) {

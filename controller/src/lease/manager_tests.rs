@@ -20,6 +20,8 @@ struct Server(Arc<Mutex<State>>);
 struct State {
     lease: Option<serde_json::Value>,
     version: u64,
+    /// Writes that came too late.
+    refused: usize,
     down: bool,
 }
 
@@ -54,6 +56,7 @@ impl Server {
             (&Method::PUT, Some(lease))
                 if lease["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"] =>
             {
+                state.refused += 1;
                 return failure(409, "Conflict");
             }
             _ => {}
@@ -240,4 +243,28 @@ async fn an_edit_of_the_lease_costs_no_term_but_another_holder_does() {
     edit("c");
     pass(6).await;
     assert!(!a.leads(), "noticed at the next renewal");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_slept_through_its_claim_asks_for_nothing_before_it_looks_who_leads() {
+    let server = Server::default();
+    let a = Replica::start(&server, "a");
+    pass(1).await;
+    assert!(a.leads());
+    // While it sleeps, another one takes the lease.
+    let taken = {
+        let mut state = server.0.lock();
+        state.version += 1;
+        let version = state.version;
+        let lease = state.lease.as_mut().unwrap();
+        lease["metadata"]["resourceVersion"] = version.to_string().into();
+        lease["spec"]["holderIdentity"] = "b".into();
+        version
+    };
+    advance(Duration::from_secs(20)).await;
+    settle().await;
+    assert!(!a.leads());
+    pass(5).await;
+    assert_eq!((a.terms(), server.0.lock().version), (1, taken), "nothing was written");
+    assert_eq!(server.0.lock().refused, 0, "nor tried");
 }
