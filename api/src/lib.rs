@@ -1,4 +1,5 @@
-//! The vocabulary that the parts share: custom resources, labels, ids, matching rules, wire types.
+//! The vocabulary that the parts share: custom resources and what of an object is read at all,
+//! labels, ids, matching rules, wire types.
 //!
 //! ```text
 //! Pod --label aadpodidbinding--> AzureIdentityBinding --name, same namespace--> AzureIdentity
@@ -17,6 +18,7 @@ pub mod matching;
 pub mod node_api;
 pub mod resource;
 pub mod selector;
+pub mod slim;
 pub mod tenant;
 pub mod token_hash;
 
@@ -31,5 +33,6 @@ pub use guid::Guid;
 pub use host::Host;
 pub use resource::is_resource;
 pub use selector::IdentitySelector;
+pub use slim::Slim;
 pub use tenant::Tenant;
 pub use token_hash::TokenHash;

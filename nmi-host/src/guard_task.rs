@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use api::AzurePodIdentityExceptionSpec;
 use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::core::PartialObjectMeta;
 use runtime::{Latch, Shutdown};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -19,7 +20,6 @@ use crate::exceptions::excepted_ips;
 use crate::guard::Guard;
 use crate::metrics::HostMetrics;
 use crate::pods::PodView;
-use crate::slim::Slim;
 use crate::watched::Table;
 
 /// The rules on the node. All calls block.
@@ -74,7 +74,7 @@ const FIRST_LISTS: Duration = Duration::from_secs(10);
 
 impl OwnDaemonSet {
     /// What is kept of the object.
-    pub(crate) fn read(object: &Slim<DaemonSet>) -> Self {
+    pub(crate) fn read(object: &PartialObjectMeta<DaemonSet>) -> Self {
         Self { ending: object.metadata.deletion_timestamp.is_some() }
     }
 }

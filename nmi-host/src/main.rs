@@ -23,7 +23,6 @@ mod run;
 mod select;
 mod serve;
 mod sidecar;
-mod slim;
 #[cfg(test)]
 mod testing;
 mod watched;

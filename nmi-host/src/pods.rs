@@ -3,13 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use api::slim::Readable;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use serde::Deserialize;
 
-use crate::slim::Slim;
-
-/// A pod as it is read.
-pub(crate) type NodePod = Slim<Pod, Option<PodSpec>, Option<PodStatus>>;
+/// What is read of a pod.
+#[derive(Resource, Clone, Debug)]
+#[resource(inherit = Pod)]
+pub(crate) struct NodePod {
+    metadata: ObjectMeta,
+    spec: Option<PodSpec>,
+    status: Option<PodStatus>,
+}
 
 /// What is read of a pod's spec.
 #[derive(Clone, Debug, Deserialize)]
@@ -61,6 +68,17 @@ pub(crate) struct PodRef {
     pub(crate) uid: String,
 }
 
+// === impl NodePod ===
+
+impl Readable for NodePod {
+    type Spec = Option<PodSpec>;
+    type Status = Option<PodStatus>;
+
+    fn of(metadata: ObjectMeta, spec: Self::Spec, status: Self::Status) -> Self {
+        Self { metadata, spec, status }
+    }
+}
+
 // === impl PodView ===
 
 impl PodView {
@@ -90,6 +108,7 @@ impl PodView {
 
 #[cfg(test)]
 mod tests {
+    use api::Slim;
     use kube::ResourceExt;
     use kube::core::{DeserializeGuard, ObjectList, WatchEvent};
     use serde_json::{Value, json};
@@ -97,7 +116,8 @@ mod tests {
     use super::*;
 
     fn read(value: Value) -> Option<PodView> {
-        PodView::read(serde_json::from_value(value).unwrap())
+        let Slim(pod) = serde_json::from_value(value).unwrap();
+        PodView::read(pod)
     }
 
     /// A pod with something of everything.
@@ -150,7 +170,7 @@ mod tests {
     /// A list as the API server writes it: its pods' names, and whether they can be read.
     fn readable(pods: &[Value]) -> Vec<(String, bool)> {
         let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods});
-        let list: ObjectList<DeserializeGuard<NodePod>> =
+        let list: ObjectList<DeserializeGuard<Slim<NodePod>>> =
             serde_json::from_str(&list.to_string()).unwrap();
         list.items.into_iter().map(|pod| (pod.name_any(), pod.0.is_ok())).collect()
     }
@@ -181,7 +201,7 @@ mod tests {
                 "status": {"phase": null, "podIP": null, "podIPs": null}}),
             json!({"metadata": {"uid": "u"},
                 "status": {"podIP": "", "podIPs": [{}, {"ip": null}]}}),
-            json!({"metadata": {"uid": "u", "annotations": 7, "new": {}},
+            json!({"metadata": {"uid": "u", "managedFields": 7, "new": {}},
                 "spec": {"containers": "odd", "new": [1]}, "status": {"conditions": {}}, "new": 1}),
         ] {
             assert_eq!(read(pod.clone()), Some(bare.clone()), "{pod}");
@@ -214,10 +234,11 @@ mod tests {
     #[test]
     fn events_of_a_watch_are_read() {
         let event = format!(r#"{{"type":"MODIFIED","object":{}}}"#, rich());
-        let event = serde_json::from_str::<WatchEvent<DeserializeGuard<NodePod>>>(&event).unwrap();
+        let event =
+            serde_json::from_str::<WatchEvent<DeserializeGuard<Slim<NodePod>>>>(&event).unwrap();
         let WatchEvent::Modified(pod) = event else { panic!("not what it is: {event:?}") };
         assert_eq!(pod.resource_version().as_deref(), Some("7"), "the watch goes on from there");
-        assert_eq!(PodView::read(pod.0.unwrap()), read(rich()));
+        assert_eq!(PodView::read(pod.0.unwrap().0), read(rich()));
     }
 
     #[test]

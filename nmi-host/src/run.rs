@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::labels::node_label_value;
-use api::{AzurePodIdentityException, AzurePodIdentityExceptionSpec};
+use api::{AzureAssignedIdentity, AzurePodIdentityException, AzurePodIdentityExceptionSpec};
 use kube::Client;
 use kube::api::Api;
 use runtime::admin::{self, Admin};
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::args::{Config, Switch};
-use crate::assigned::{AssignedView, NodeAssigned};
+use crate::assigned::AssignedView;
 use crate::authn::{Authenticator, Reviewer};
 use crate::broker::Broker;
 use crate::certificate::CertificateTask;
@@ -28,7 +28,6 @@ use crate::mint::{Imds, Minter, Principals};
 use crate::pods::PodView;
 use crate::serve::{Limits, Server};
 use crate::sidecar::SidecarApi;
-use crate::slim::Slim;
 use crate::watched::{self, Table, TableWriter};
 
 /// A node has at most a few hundred pods, each with one sidecar that holds one or two connections.
@@ -97,9 +96,9 @@ impl Agent {
         let node = self.config.node_name.clone();
         let label = format!("{}={}", api::labels::NODE_NAME, node_label_value(&node));
         let scope = self.config.scope;
-        let project = move |object: NodeAssigned| {
+        let project = move |object: AzureAssignedIdentity| {
             let key = watched::ObjectKey::of(&object);
-            let view = AssignedView::read(object, &node).inspect_err(|reason| {
+            let view = AssignedView::read(&object, &node).inspect_err(|reason| {
                 let object = &key;
                 tracing::warn!(%object, %reason, "AzureAssignedIdentity is ignored");
             });
@@ -147,7 +146,7 @@ impl Agent {
             watched::config(),
             (Watch::Exceptions, self.counters.clone()),
             self.shutdown.clone(),
-            |object: Slim<AzurePodIdentityException, _>| Some(object.spec),
+            |object: AzurePodIdentityException| Some(object.spec),
         );
         self.supervise("watch of exceptions", keep);
         table

@@ -8,6 +8,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Slim;
+use api::slim::Readable;
 use futures::StreamExt;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
@@ -192,18 +194,17 @@ impl<V: PartialEq + Send + Sync + 'static> TableWriter<V> {
     /// that of objects which cannot be read or mean nothing here nothing is.
     pub(crate) async fn keep<K>(
         mut self,
-        api: Api<DeserializeGuard<K>>,
+        api: Api<DeserializeGuard<Slim<K>>>,
         config: watcher::Config,
         (what, metrics): (Watch, HostMetrics),
         shutdown: Shutdown,
         project: impl Fn(K) -> Option<V>,
     ) where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-        K::DynamicType: Default,
+        K: Readable + Clone + Debug + Send + 'static,
     {
         follow(api, config, (what, metrics), shutdown, |event| {
             self.handle(event, |guarded| match guarded.0 {
-                Ok(object) => project(object),
+                Ok(Slim(object)) => project(object),
                 Err(InvalidObject { error, metadata }) => {
                     let (namespace, name) = (metadata.namespace, metadata.name);
                     let object =

@@ -1,8 +1,9 @@
-//! A local copy of every namespace's labels and annotations, kept by a watch.
+//! A local copy of every namespace's labels and of its annotations that are ours, kept by a watch.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use api::Slim;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::namespace_view::{NamespaceView, OptIn};
 
-type Meta = PartialObjectMeta<Namespace>;
+type Meta = Slim<PartialObjectMeta<Namespace>>;
 
 /// The copy; clones share it.
 #[derive(Clone)]
@@ -95,7 +96,6 @@ impl NamespaceWatch {
         let api: Api<Meta> = Api::all(client);
         let stream = watcher(api, watcher::Config::default())
             .default_backoff()
-            .modify(|namespace| namespace.managed_fields_mut().clear())
             .take_until(async { shutdown.begun().await });
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {

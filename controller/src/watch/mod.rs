@@ -4,7 +4,6 @@
 
 mod dirty;
 mod objects;
-mod slim;
 
 use api::crd::AzureIdentityAttachment;
 use api::{AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, labels};
@@ -18,11 +17,11 @@ use runtime::{Latch, Readiness, Shutdown, Tasks};
 
 use crate::snapshot::ObjectKey;
 
+pub(crate) use api::Slim;
 pub(crate) use dirty::{Dirty, Keys, Kind, Touched};
 pub(crate) use objects::{BoundPod, Cached, CloudNode, name, namespace, uid};
 #[cfg(test)]
 pub(crate) use objects::{BoundPodSpec, BoundPodStatus, CloudNodeSpec};
-pub(crate) use slim::Slim;
 
 /// Read sides of the caches.
 #[derive(Clone)]

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use api::crd::AzureIdentityAttachment;
+use api::slim::{Readable, Unread};
 use api::{AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, labels};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::Kind;
-use super::slim::{self, Readable};
 
 /// A kind as the caches hold it.
 pub(crate) trait Cached: Readable + Clone + std::fmt::Debug + Send + Sync + 'static {
@@ -27,14 +27,11 @@ pub(crate) trait Cached: Readable + Clone + std::fmt::Debug + Send + Sync + 'sta
 }
 
 /// What is read of a pod.
-#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[derive(Resource, Clone, Debug, Default)]
 #[resource(inherit = Pod)]
 pub(crate) struct BoundPod {
-    #[serde(deserialize_with = "slim::metadata")]
     pub(crate) metadata: ObjectMeta,
-    #[serde(default)]
     pub(crate) spec: BoundPodSpec,
-    #[serde(default)]
     pub(crate) status: BoundPodStatus,
 }
 
@@ -54,12 +51,10 @@ pub(crate) struct BoundPodStatus {
 }
 
 /// What is read of a node.
-#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[derive(Resource, Clone, Debug, Default)]
 #[resource(inherit = Node)]
 pub(crate) struct CloudNode {
-    #[serde(deserialize_with = "slim::metadata")]
     pub(crate) metadata: ObjectMeta,
-    #[serde(default)]
     pub(crate) spec: CloudNodeSpec,
 }
 
@@ -107,8 +102,11 @@ impl BoundPod {
 }
 
 impl Readable for BoundPod {
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Self::deserialize(from)
+    type Spec = Option<BoundPodSpec>;
+    type Status = Option<BoundPodStatus>;
+
+    fn of(metadata: ObjectMeta, spec: Self::Spec, status: Self::Status) -> Self {
+        Self { metadata, spec: spec.unwrap_or_default(), status: status.unwrap_or_default() }
     }
 }
 
@@ -130,8 +128,11 @@ impl Cached for BoundPod {
 // === the other kinds ===
 
 impl Readable for CloudNode {
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Self::deserialize(from)
+    type Spec = Option<CloudNodeSpec>;
+    type Status = Unread;
+
+    fn of(metadata: ObjectMeta, spec: Self::Spec, _: Unread) -> Self {
+        Self { metadata, spec: spec.unwrap_or_default() }
     }
 }
 
@@ -209,10 +210,12 @@ fn keep(meta: &mut ObjectMeta, labels: &[&str], annotations: &[&str]) {
 
 #[cfg(test)]
 mod tests {
+    use api::Slim;
+
     use super::*;
 
     fn pod(json: serde_json::Value) -> BoundPod {
-        let mut pod: BoundPod = serde_json::from_value(json).unwrap();
+        let Slim(mut pod): Slim<BoundPod> = serde_json::from_value(json).unwrap();
         pod.trim();
         pod
     }

@@ -4,9 +4,9 @@ mod view;
 
 use std::sync::Arc;
 
+pub(crate) use view::AssignedView;
 #[cfg(test)]
 pub(crate) use view::testing;
-pub(crate) use view::{AssignedView, NodeAssigned};
 
 use crate::pods::PodRef;
 use crate::watched::{Snapshot, Table, TableWriter};

@@ -2,17 +2,12 @@
 
 use api::matching::Scope;
 use api::{
-    AssignedState, AzureAssignedIdentity, AzureAssignedIdentitySpec, AzureAssignedIdentityStatus,
-    AzureIdentity, AzureIdentitySpec, FederatedBy, Guid, IdentityId, IdentityType, Tenant,
+    AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentitySpec, FederatedBy, Guid,
+    IdentityId, IdentityType, Tenant,
 };
 
 use crate::pods::PodRef;
-use crate::slim::Slim;
 use crate::watched::ObjectKey;
-
-/// An `AzureAssignedIdentity` as it is read.
-pub(crate) type NodeAssigned =
-    Slim<AzureAssignedIdentity, AzureAssignedIdentitySpec, Option<AzureAssignedIdentityStatus>>;
 
 /// An identity that is assigned, or about to be, to a pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,20 +70,11 @@ pub(crate) enum Distrust {
     NoIdentity,
 }
 
-// === impl NodeAssigned ===
-
-impl From<NodeAssigned> for AzureAssignedIdentity {
-    fn from(NodeAssigned { metadata, spec, status, .. }: NodeAssigned) -> Self {
-        Self { metadata, spec, status }
-    }
-}
-
 // === impl AssignedView ===
 
 impl AssignedView {
     /// Reads an object that the label names as one of `node`'s.
-    pub(crate) fn read(object: NodeAssigned, node: &str) -> Result<Self, Distrust> {
-        let object = &AzureAssignedIdentity::from(object);
+    pub(crate) fn read(object: &AzureAssignedIdentity, node: &str) -> Result<Self, Distrust> {
         let spec = &object.spec;
         if object.metadata.namespace.as_deref() != Some(spec.pod_namespace.as_str()) {
             return Err(Distrust::ForeignNamespace(spec.pod_namespace.clone()));
@@ -248,6 +234,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use api::Slim;
     use serde_json::json;
 
     use super::*;
@@ -273,7 +260,8 @@ mod tests {
     }
 
     fn read(value: serde_json::Value) -> Result<AssignedView, Distrust> {
-        AssignedView::read(serde_json::from_value(value).unwrap(), "node-1")
+        let Slim(object) = serde_json::from_value(value).unwrap();
+        AssignedView::read(&object, "node-1")
     }
 
     #[test]
