@@ -63,6 +63,15 @@ impl Host {
             Self::Vm(id) | Self::ScaleSet(id) => id,
         }
     }
+
+    /// Kind and name, for people: `vm/…` or `vmss/…`.
+    pub fn short(&self) -> String {
+        let kind = match self {
+            Self::Vm(_) => "vm",
+            Self::ScaleSet(_) => "vmss",
+        };
+        format!("{kind}/{}", self.id().name())
+    }
 }
 
 impl std::fmt::Display for Host {
@@ -93,6 +102,13 @@ mod tests {
     #[test]
     fn vms_and_flexible_instances_are_hosts_of_their_own() {
         assert!(matches!(host("virtualMachines/vm3").unwrap(), Host::Vm(_)));
+    }
+
+    #[test]
+    fn the_short_form_tells_kinds_apart() {
+        assert_eq!(host("virtualMachines/vm3").unwrap().short(), "vm/vm3");
+        let instance = host("virtualMachineScaleSets/Nodes/virtualMachines/0").unwrap();
+        assert_eq!(instance.short(), "vmss/Nodes");
     }
 
     #[test]

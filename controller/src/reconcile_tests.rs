@@ -18,7 +18,7 @@ use tower_test::mock;
 
 use super::*;
 use crate::compute::{ArmError, HostIdentities, IdentityDelta, Patched};
-use crate::host::{Entries, HostSettings, Immutable, Record, RecordError};
+use crate::host::{Entries, HostSettings, Immutable, Record, RecordError, Status};
 use crate::report::events;
 use crate::testing::{attached, binding, host, id, identity, node, pod};
 use crate::watch::{BoundPod, CloudNode, follow};
@@ -261,9 +261,21 @@ impl Records for World {
         _: Option<&str>,
     ) -> Result<Record, RecordError> {
         let version = (!entries.is_empty()).then(|| "1".to_owned());
-        let record = Record { entries: entries.clone(), version };
+        let record = Record { entries: entries.clone(), version, status: None };
         self.0.lock().records.insert(host.clone(), record.clone());
         Ok(record)
+    }
+
+    async fn tell(
+        &self,
+        host: &Host,
+        status: &Status,
+        version: &str,
+    ) -> Result<String, RecordError> {
+        let mut state = self.0.lock();
+        state.writes.push("PATCH azureidentityattachments".to_owned());
+        state.records.entry(host.clone()).or_default().status = Some(status.clone());
+        Ok(version.to_owned())
     }
 }
 
@@ -304,6 +316,8 @@ async fn a_burst_costs_one_get_and_one_patch() {
     assert!(world.writes("PATCH azureassigned") <= 600);
     let statuses = world.writes("PATCH azureidentities");
     assert!(statuses <= 3, "{statuses} writes of one status");
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(world.writes("PATCH azureidentityattachments"), 1, "the host is told of once");
     leader.abort();
 }
 

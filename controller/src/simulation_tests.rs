@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use crate::clock::{after, since};
 use crate::compute::{ArmError, IdentityDelta, Patched};
-use crate::host::{Entries, HostModel, HostSettings, Immutable, Record, RecordError, Step};
+use crate::host::{Entries, HostModel, HostSettings, Immutable, Record, RecordError, Status, Step};
 use crate::plan::Change;
 use crate::snapshot::{Snapshot, key};
 use crate::testing::{Engine, attached, binding, host, id, identity, node, pod};
@@ -67,6 +67,10 @@ enum Op {
     FailRecord {
         after_effect: bool,
     },
+    /// Somebody else writes the record without changing what it says is ours.
+    OthersTouchRecord(usize),
+    /// ARM takes so long with each change from now on, or no longer, that it is told of meanwhile.
+    SlowArm(bool),
     FailWrite,
     Crash,
     Advance(u64),
@@ -91,7 +95,9 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(host, resource)| Op::OthersAttach { host, resource }),
         1 => (three.clone(), four.clone())
             .prop_map(|(host, resource)| Op::OthersDetach { host, resource }),
-        1 => three.prop_map(Op::DeleteHost),
+        1 => three.clone().prop_map(Op::DeleteHost),
+        1 => three.prop_map(Op::OthersTouchRecord),
+        1 => any::<bool>().prop_map(Op::SlowArm),
         1 => four.clone().prop_map(Op::Forbid),
         1 => four.prop_map(Op::Allow),
         1 => any::<bool>().prop_map(|after_effect| Op::FailArm { after_effect }),
@@ -108,7 +114,8 @@ struct World {
     counter: u64,
     now: Timestamp,
     hosts: BTreeMap<Host, Machine>,
-    records: BTreeMap<Host, (Entries, u64)>,
+    records: BTreeMap<Host, Stored>,
+    slow_arm: bool,
     forbidden: BTreeSet<IdentityId>,
     /// Failures of the next call to ARM, to the records: whether it takes effect all the same.
     arm_fault: Option<bool>,
@@ -121,6 +128,14 @@ struct World {
 
 /// What each host's pods need.
 type Needs = BTreeMap<Host, BTreeSet<IdentityId>>;
+
+/// A record.
+#[derive(Clone)]
+struct Stored {
+    entries: Entries,
+    version: u64,
+    status: Option<Status>,
+}
 
 /// A VM or scale set as ARM knows it.
 #[derive(Default)]
@@ -138,6 +153,7 @@ impl World {
             now: after(Timestamp::UNIX_EPOCH, Duration::from_secs(1_000_000)),
             hosts: BTreeMap::new(),
             records: BTreeMap::new(),
+            slow_arm: false,
             forbidden: BTreeSet::new(),
             arm_fault: None,
             record_fault: None,
@@ -222,6 +238,13 @@ impl World {
             Op::Allow(resource) => drop(self.forbidden.remove(&id(IDENTITIES[resource]))),
             Op::FailArm { after_effect } => self.arm_fault = Some(after_effect),
             Op::FailRecord { after_effect } => self.record_fault = Some(after_effect),
+            Op::OthersTouchRecord(number) => {
+                self.counter += 1;
+                if let Some(stored) = self.records.get_mut(&host(HOSTS[number])) {
+                    stored.version = self.counter;
+                }
+            }
+            Op::SlowArm(slow) => self.slow_arm = slow,
             Op::FailWrite => self.write_fault = true,
             Op::Crash => {
                 self.forget_who_was_first();
@@ -238,15 +261,15 @@ impl World {
     /// also if somebody else has attached it meanwhile.
     fn forget_who_was_first(&mut self) {
         for (host, machine) in &mut self.hosts {
-            let Some((recorded, _)) = self.records.get(host) else { continue };
-            machine.foreign.retain(|name| !recorded.contains_key(&id(name)));
+            let Some(Stored { entries, .. }) = self.records.get(host) else { continue };
+            machine.foreign.retain(|name| !entries.contains_key(&id(name)));
         }
     }
 
     /// Somebody attaches an identity, at any moment: also between our last look and our change.
     fn others_attach(&mut self, number: usize, resource: usize) {
         let (host, name) = (host(HOSTS[number]), IDENTITIES[resource]);
-        let recorded = self.records.get(&host).is_some_and(|(e, _)| e.contains_key(&id(name)));
+        let recorded = self.records.get(&host).is_some_and(|it| it.entries.contains_key(&id(name)));
         let Some(machine) = self.hosts.get_mut(&host) else { return };
         if machine.attached.insert(name) && !recorded {
             machine.foreign.insert(name);
@@ -389,20 +412,49 @@ impl World {
                     None => model.on_get_error(&gone(host), self.now),
                 }
             }
-            Step::Patch(_, delta) => match self.patch(host, &delta) {
-                Ok(patched) => model.on_patched(patched, &delta, self.now),
-                Err(error) => model.on_patch_error(&error, &delta, self.now),
-            },
+            Step::Patch(_, delta) => {
+                if let (true, Some((status, version))) =
+                    (self.slow_arm, model.say_meanwhile(self.now))
+                {
+                    self.tell(host, model, status, &version);
+                }
+                match self.patch(host, &delta) {
+                    Ok(patched) => model.on_patched(patched, &delta, self.now),
+                    Err(error) => model.on_patch_error(&error, &delta, self.now),
+                }
+            }
+            Step::Tell(status, version) => self.tell(host, model, (*status).clone(), &version),
             Step::Wait(_) | Step::Done => unreachable!("nothing to execute"),
         }
     }
 
     fn record(&self, host: &Host) -> Record {
         match self.records.get(host) {
-            Some((entries, version)) => {
-                Record { entries: entries.clone(), version: Some(version.to_string()) }
-            }
+            Some(Stored { entries, version, status }) => Record {
+                entries: entries.clone(),
+                version: Some(version.to_string()),
+                status: status.clone(),
+            },
             None => Record::default(),
+        }
+    }
+
+    fn tell(&mut self, host: &Host, model: &mut HostModel, status: Status, version: &str) {
+        let fault = self.record_fault.take();
+        self.counter += 1;
+        let stored = self.records.get_mut(host);
+        match stored.filter(|stored| fault != Some(false) && stored.version.to_string() == version)
+        {
+            Some(stored) => {
+                assert!(!says(stored.status.as_ref(), &status), "it says so already: {status:?}");
+                stored.version = self.counter;
+                stored.status = Some(status.clone());
+            }
+            None => return model.on_tell_error(&unavailable(), self.now),
+        }
+        match fault {
+            Some(_) => model.on_tell_error(&unavailable(), self.now),
+            None => model.on_told(status, self.counter.to_string()),
         }
     }
 
@@ -423,7 +475,9 @@ impl World {
         if entries.is_empty() {
             self.records.remove(host);
         } else {
-            self.records.insert(host.clone(), (entries, self.counter));
+            let status = self.record(host).status;
+            let stored = Stored { entries, version: self.counter, status };
+            self.records.insert(host.clone(), stored);
         }
         self.cluster.attachments = self.records.keys().map(attachment).collect();
         if fault == Some(true) { Err(unavailable()) } else { Ok(self.record(host)) }
@@ -478,6 +532,11 @@ impl World {
     /// Lets everything come to rest, with nothing in its way any more.
     fn rest(&mut self) {
         self.forbidden.clear();
+        self.pass();
+    }
+
+    /// Lets time pass in which nothing new happens.
+    fn pass(&mut self) {
         (self.arm_fault, self.record_fault, self.write_fault) = (None, None, false);
         let end = after(self.now, Duration::from_secs(3000));
         let mut steps = 0;
@@ -490,7 +549,31 @@ impl World {
         }
     }
 
+    /// What each record says is what it is like on the host.
+    fn check_told(&self) {
+        let needs = self.needs();
+        for (host, Stored { entries, status, .. }) in &self.records {
+            let Some(status) = status else { panic!("nothing is said of {host}") };
+            let count = usize::try_from(status.identity_count.unwrap()).unwrap();
+            assert_eq!(count, entries.len(), "{status:?}");
+            let Some(machine) = self.hosts.get(host) else {
+                assert_eq!(status.state, "HostNotFound");
+                continue;
+            };
+            let needed = needs.get(host).cloned().unwrap_or_default();
+            let there: BTreeSet<_> = machine.attached.iter().map(|name| id(name)).collect();
+            let missing: Vec<String> =
+                needed.difference(&there).map(|id| id.as_str().to_owned()).collect();
+            let failing: Vec<String> =
+                status.failing.iter().map(|failing| failing.resource_id.clone()).collect();
+            assert_eq!(failing, missing, "{status:?}");
+            assert_eq!(status.state, if missing.is_empty() { "Ready" } else { "Failing" });
+            assert_eq!(status.next_attempt.is_some(), !missing.is_empty(), "{status:?}");
+        }
+    }
+
     fn check_rest(&mut self) {
+        self.check_told();
         let needs = self.needs();
         for (host, machine) in &self.hosts {
             let needed = needs.get(host).cloned().unwrap_or_default();
@@ -514,6 +597,15 @@ impl World {
         }
         assert_eq!(self.cycle(), [], "the second plan is empty");
     }
+}
+
+/// Whether it says the same, whenever it was said.
+fn says(said: Option<&Status>, status: &Status) -> bool {
+    said.is_some_and(|said| {
+        let (last_transition_time, observed_at) =
+            (status.last_transition_time.clone(), status.observed_at.clone());
+        Status { last_transition_time, observed_at, ..said.clone() } == *status
+    })
 }
 
 fn attachment(host: &Host) -> Arc<AzureIdentityAttachment> {
@@ -545,6 +637,8 @@ proptest! {
             world.happen(op);
             world.decide();
         }
+        world.pass();
+        world.check_told();
         world.rest();
         world.check_rest();
     }

@@ -34,12 +34,16 @@ pub fn manifests() -> Vec<(String, Value)> {
     // less for every pod, and only the controller may write any part of them.
     assigned["spec"]["versions"][0]["subresources"] = json!({});
 
+    let mut attachment = manifest(&AzureIdentityAttachment::crd(), &[]);
+    // A record of which nothing was said yet reads as pending, without a write.
+    schema_of(&mut attachment)["properties"]["status"]["default"] = json!({});
+
     [
         identity,
         binding,
         assigned,
         manifest(&AzurePodIdentityException::crd(), EXCEPTION),
-        manifest(&AzureIdentityAttachment::crd(), &[]),
+        attachment,
     ]
     .into_iter()
     .map(|crd| (crd["spec"]["names"]["plural"].as_str().unwrap_or_default().to_owned(), crd))

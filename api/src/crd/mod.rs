@@ -15,7 +15,8 @@ pub use assigned::{
     assigned_name,
 };
 pub use attachment::{
-    AttachedIdentity, AzureIdentityAttachment, AzureIdentityAttachmentSpec, attachment_name,
+    AttachedIdentity, AzureIdentityAttachment, AzureIdentityAttachmentSpec,
+    AzureIdentityAttachmentStatus, FailingIdentity, HostState, attachment_name,
 };
 pub use binding::{AzureIdentityBinding, AzureIdentityBindingSpec, AzureIdentityBindingStatus};
 pub use exception::{AzurePodIdentityException, AzurePodIdentityExceptionSpec};

@@ -12,6 +12,9 @@ use crate::compute::ArmError;
 /// Of an identity that ARM refuses: a handful of attempts in ten minutes.
 pub(super) const IDENTITY: Backoff =
     Backoff::new(Duration::from_secs(5), 3, Duration::from_secs(300));
+/// Of what the record says of the host.
+pub(super) const TELLING: Backoff =
+    Backoff::new(Duration::from_secs(5), 3, Duration::from_secs(300));
 const TRANSIENT: Backoff = Backoff::new(Duration::from_secs(1), 2, Duration::from_secs(60));
 const PERMANENT: Backoff = Backoff::new(Duration::from_secs(5), 3, Duration::from_secs(300));
 const SHORTEST: Duration = Duration::from_secs(1);

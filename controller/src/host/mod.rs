@@ -1,7 +1,7 @@
 //! One host at a time: what ARM says is attached to a VM or scale set, what is recorded as ours,
 //! and the one change that is in flight.
 //!
-//! `model` decides, `worker` executes, `pool` keeps one worker a host. Hosts never wait for
+//! `model` decides, `worker` executes, `telling` words what people may read of it in the record, `pool` keeps one worker a host. Hosts never wait for
 //! each other.
 
 mod failure;
@@ -10,6 +10,7 @@ mod outcomes;
 mod pool;
 mod record;
 mod sign_in;
+mod telling;
 mod view;
 mod worker;
 
@@ -21,4 +22,6 @@ pub(crate) use record::{ApiRecords, Records};
 #[cfg(test)]
 pub(crate) use record::{Entries, Record, RecordError};
 pub(crate) use sign_in::SignIn;
+#[cfg(test)]
+pub(crate) use telling::Status;
 pub(crate) use view::{HostView, Trouble};

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::failure::Failure;
 use super::record::{Entries, Record};
+use super::telling::Status;
 use super::view::HostView;
 use crate::clock::{after, since};
 use crate::compute::{HostIdentities, IdentityDelta};
@@ -54,6 +55,8 @@ pub(crate) enum Step {
     Get,
     /// Have ARM change what is attached.
     Patch(Arc<HostIdentities>, IdentityDelta),
+    /// Say in the record, in place of what that version says, how the host stands.
+    Tell(Arc<Status>, String),
     /// Nothing until then, unless the needs change.
     Wait(Timestamp),
     /// Nothing ever, unless the needs change: nothing is needed and nothing is ours.
@@ -76,6 +79,11 @@ pub(crate) struct HostModel {
     pub(super) reading: Option<Failure>,
     pub(super) writing: Option<Failure>,
     pub(super) recording: Option<Failure>,
+    pub(super) telling: Option<Failure>,
+    /// The record may have another version by now.
+    pub(super) in_doubt: bool,
+    /// When ARM was last called.
+    pub(super) called: Timestamp,
     /// ARM is not called before.
     pub(super) not_before: Timestamp,
     /// The host does not exist in ARM.
@@ -108,6 +116,9 @@ impl HostModel {
             reading: None,
             writing: None,
             recording: None,
+            telling: None,
+            in_doubt: false,
+            called: Timestamp::MIN,
             not_before: Timestamp::MIN,
             gone: false,
             one_by_one: false,
@@ -150,7 +161,10 @@ impl HostModel {
             return Step::Wait(failure.until);
         }
         let Some(record) = &self.record else { return Step::Load };
-        let save = |entries| Step::Save(entries, record.version.clone());
+        let save = |entries| match self.in_doubt {
+            true => Step::Load,
+            false => Step::Save(entries, record.version.clone()),
+        };
         let wanted = !self.needed.is_empty() || !self.claimed.is_empty();
         if !wanted && (record.entries.is_empty() || self.gone) {
             let stored = record.version.is_some();
@@ -161,7 +175,7 @@ impl HostModel {
             return save(marked);
         }
         if now < self.not_before {
-            return Step::Wait(self.not_before);
+            return self.rest(record, self.not_before, now);
         }
         let fresh = self.known.as_ref().filter(|known| now < self.fresh_until(record, known, now));
         let Some(known) = fresh else { return Step::Get };
@@ -173,7 +187,7 @@ impl HostModel {
         if !delta.is_empty() {
             return Step::Patch(known.identities.clone(), delta);
         }
-        Step::Wait(self.wake(record, known, now))
+        self.rest(record, self.wake(record, known, now), now)
     }
 
     /// The entries and what is claimed, with the time at which each one's last user left.
@@ -234,7 +248,7 @@ impl HostModel {
     }
 
     /// Recorded identities whose last user left more than the linger ago.
-    fn lapsed<'a>(
+    pub(super) fn lapsed<'a>(
         &'a self,
         record: &'a Record,
         now: Timestamp,
@@ -248,7 +262,7 @@ impl HostModel {
             .filter(|id| !self.needed.contains(id))
     }
 
-    fn detachable(&self, id: &IdentityId, known: &Known) -> bool {
+    pub(super) fn detachable(&self, id: &IdentityId, known: &Known) -> bool {
         let immutable = &self.settings.immutable;
         let details = known.identities.attached.get(id);
         details.is_some_and(|details| match &details.client_id {
@@ -286,7 +300,7 @@ impl HostModel {
     }
 }
 
-fn is_updating(known: &Known) -> bool {
+pub(super) fn is_updating(known: &Known) -> bool {
     let state = known.identities.provisioning_state.as_deref();
     state.is_some_and(|state| state.eq_ignore_ascii_case("updating"))
 }

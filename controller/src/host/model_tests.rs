@@ -35,7 +35,7 @@ fn model<const N: usize>(
 ) -> HostModel {
     let mut model = HostModel::new(Arc::new(settings()));
     let version = (!record.is_empty()).then(|| "1".to_owned());
-    model.on_loaded(Record { entries: record, version });
+    model.on_loaded(Record { entries: record, version, ..Record::default() });
     model.set_needed(needed);
     model.on_identities(attached(on_host), at(0));
     model
@@ -55,10 +55,25 @@ fn patch(step: Step) -> IdentityDelta {
     }
 }
 
+/// The next step but those that only say how the host stands.
+fn work(model: &mut HostModel, now: Timestamp) -> Step {
+    loop {
+        let step = match model.next(now) {
+            Step::Wait(until) => match model.next(until) {
+                tell @ Step::Tell(..) => tell,
+                _ => return Step::Wait(until),
+            },
+            step => step,
+        };
+        let Step::Tell(status, version) = step else { return step };
+        model.on_told((*status).clone(), version);
+    }
+}
+
 /// Saves whatever the model wants saved.
 fn saved(model: &mut HostModel, now: Timestamp) {
     let entries = save(model.next(now));
-    model.on_saved(Record { entries, version: Some("2".to_owned()) });
+    model.on_saved(Record { entries, version: Some("2".to_owned()), ..Record::default() });
 }
 
 fn refused(name: &str) -> ArmError {
@@ -73,89 +88,89 @@ fn refused(name: &str) -> ArmError {
 #[test]
 fn nothing_happens_before_the_record_is_read_and_the_host_is_known() {
     let mut model = HostModel::new(Arc::new(settings()));
-    assert_eq!(model.next(at(0)), Step::Load);
+    assert_eq!(work(&mut model, at(0)), Step::Load);
     model.set_needed(ids(["db"]));
-    assert_eq!(model.next(at(0)), Step::Load);
+    assert_eq!(work(&mut model, at(0)), Step::Load);
     model.on_loaded(Record::default());
-    assert_eq!(model.next(at(0)), Step::Get);
+    assert_eq!(work(&mut model, at(0)), Step::Get);
 }
 
 #[test]
 fn what_is_attached_is_recorded_first() {
     let mut model = model(Entries::new(), [], ids(["db", "queue"]));
-    assert_eq!(save(model.next(at(1))), entries([("db", None), ("queue", None)]));
+    assert_eq!(save(work(&mut model, at(1))), entries([("db", None), ("queue", None)]));
     saved(&mut model, at(1));
-    assert_eq!(patch(model.next(at(1))).attach, ids(["db", "queue"]));
+    assert_eq!(patch(work(&mut model, at(1))).attach, ids(["db", "queue"]));
 }
 
 #[test]
 fn what_others_attached_is_neither_recorded_nor_detached() {
     let mut model = model(Entries::new(), ["db", "theirs"], ids(["db"]));
-    assert_eq!(model.next(at(1)), Step::Wait(at(180)));
+    assert_eq!(work(&mut model, at(1)), Step::Wait(at(180)));
     model.set_needed(BTreeSet::new());
-    assert_eq!(model.next(at(1000)), Step::Done);
+    assert_eq!(work(&mut model, at(1000)), Step::Done);
 }
 
 #[test]
 fn what_others_attached_since_the_last_look_is_taken_off_the_record() {
     let mut model = model(Entries::new(), [], ids(["db", "theirs"]));
-    assert_eq!(save(model.next(at(1))), entries([("db", None), ("theirs", None)]));
+    assert_eq!(save(work(&mut model, at(1))), entries([("db", None), ("theirs", None)]));
     saved(&mut model, at(1));
-    let delta = patch(model.next(at(1)));
+    let delta = patch(work(&mut model, at(1)));
     assert_eq!(delta.attach, ids(["db", "theirs"]));
     let patched = Patched { identities: attached(["db", "theirs"]), found: ids(["theirs"]) };
     model.on_patched(patched, &delta, at(2));
-    assert_eq!(save(model.next(at(2))), entries([("db", None)]));
+    assert_eq!(save(work(&mut model, at(2))), entries([("db", None)]));
 }
 
 #[test]
 fn what_an_earlier_request_of_ours_attached_stays_on_the_record() {
     let mut model = model(entries([("db", None)]), [], ids(["db"]));
-    let delta = patch(model.next(at(1)));
+    let delta = patch(work(&mut model, at(1)));
     let patched = Patched { identities: attached(["db"]), found: ids(["db"]) };
     model.on_patched(patched, &delta, at(2));
-    assert!(matches!(model.next(at(2)), Step::Wait(_)));
+    assert!(matches!(work(&mut model, at(2)), Step::Wait(_)));
 }
 
 #[test]
 fn a_former_attachment_of_others_is_ours_once_we_attach_it_again() {
     let mut model = model(Entries::new(), ["db"], ids(["db"]));
-    assert_eq!(model.next(at(180)), Step::Get);
+    assert_eq!(work(&mut model, at(180)), Step::Get);
     model.on_identities(attached([]), at(180));
-    assert_eq!(save(model.next(at(180))), entries([("db", None)]));
+    assert_eq!(save(work(&mut model, at(180))), entries([("db", None)]));
 }
 
 #[test]
 fn detach_waits_for_the_linger_and_the_record_for_the_detach() {
     let mut model = model(entries([("db", None)]), ["db", "theirs"], BTreeSet::new());
-    assert_eq!(save(model.next(at(10))), entries([("db", Some(at(10)))]));
+    assert_eq!(save(work(&mut model, at(10))), entries([("db", Some(at(10)))]));
     saved(&mut model, at(10));
-    assert_eq!(model.next(at(10)), Step::Wait(at(180)), "looks again meanwhile");
+    assert_eq!(work(&mut model, at(10)), Step::Wait(at(180)), "looks again meanwhile");
     model.on_identities(attached(["db", "theirs"]), at(300));
-    assert_eq!(model.next(at(309)), Step::Wait(at(310)));
-    let delta = patch(model.next(at(310)));
+    assert_eq!(work(&mut model, at(309)), Step::Wait(at(310)));
+    let delta = patch(work(&mut model, at(310)));
     assert_eq!((delta.attach.len(), &delta.detach), (0, &ids(["db"])));
     model.on_patched(attached(["theirs"]).into(), &delta, at(312));
-    assert_eq!(save(model.next(at(312))), Entries::new());
+    assert_eq!(save(work(&mut model, at(312))), Entries::new());
     model.on_saved(Record::default());
-    assert_eq!(model.next(at(312)), Step::Done);
+    assert_eq!(work(&mut model, at(312)), Step::Done);
 }
 
 #[test]
 fn a_user_that_comes_back_ends_the_linger() {
     let mut model = model(entries([("db", Some(at(0)))]), ["db"], ids(["db"]));
-    assert_eq!(save(model.next(at(299))), entries([("db", None)]));
+    assert_eq!(save(work(&mut model, at(299))), entries([("db", None)]));
     saved(&mut model, at(299));
-    assert!(matches!(model.next(at(150)), Step::Wait(_)));
+    assert!(matches!(work(&mut model, at(150)), Step::Wait(_)));
 }
 
 #[test]
 fn what_something_outside_removed_comes_back() {
     let mut model = model(entries([("db", None)]), ["db"], ids(["db"]));
-    assert_eq!(model.next(at(1)), Step::Wait(at(180)));
-    assert_eq!(model.next(at(180)), Step::Get);
+    assert_eq!(work(&mut model, at(1)), Step::Wait(at(180)));
+    assert_eq!(work(&mut model, at(180)), Step::Get);
     model.on_identities(attached([]), at(180));
-    assert_eq!(patch(model.next(at(180))).attach, ids(["db"]));
+    assert_eq!(patch(work(&mut model, at(180))).attach, ids(["db"]));
 }
 
 #[test]
@@ -167,7 +182,7 @@ fn immutable_identities_are_never_detached() {
         let mut model = model(entries([("db", Some(at(0)))]), ["db"], BTreeSet::new());
         model.settings = Arc::new(HostSettings { immutable: immutable.clone(), ..settings() });
         model.on_identities(attached(["db"]), at(9000));
-        assert_eq!(matches!(model.next(at(9000)), Step::Wait(_)), stays, "{immutable:?}");
+        assert_eq!(matches!(work(&mut model, at(9000)), Step::Wait(_)), stays, "{immutable:?}");
     }
 }
 
@@ -175,16 +190,16 @@ fn immutable_identities_are_never_detached() {
 fn one_refused_identity_does_not_hold_up_the_others() {
     let mut model = model(Entries::new(), [], ids(["a", "bad", "c"]));
     saved(&mut model, at(0));
-    let delta = patch(model.next(at(0)));
+    let delta = patch(work(&mut model, at(0)));
     model.on_patch_error(&refused("bad"), &delta, at(1));
-    assert_eq!(model.next(at(1)), Step::Get, "the host may have changed");
+    assert_eq!(work(&mut model, at(1)), Step::Get, "the host may have changed");
     model.on_identities(attached([]), at(1));
-    let delta = patch(model.next(at(1)));
+    let delta = patch(work(&mut model, at(1)));
     assert_eq!(delta.attach, ids(["a", "c"]));
     model.on_patched(attached(["a", "c"]).into(), &delta, at(2));
-    assert_eq!(model.next(at(2)), Step::Wait(at(6)));
+    assert_eq!(work(&mut model, at(2)), Step::Wait(at(6)));
     assert_eq!(model.view().refused.keys().collect::<Vec<_>>(), [&id("bad")]);
-    assert_eq!(patch(model.next(at(6))).attach, ids(["bad"]));
+    assert_eq!(patch(work(&mut model, at(6))).attach, ids(["bad"]));
 }
 
 #[test]
@@ -193,7 +208,7 @@ fn a_refused_identity_costs_a_handful_of_calls_in_ten_minutes() {
     saved(&mut model, at(0));
     let (mut now, mut gets, mut patches) = (at(0), 0, 0);
     while now < at(600) {
-        match model.next(now) {
+        match work(&mut model, now) {
             Step::Wait(until) => now = until,
             Step::Get => {
                 gets += 1;
@@ -216,7 +231,7 @@ fn an_unexplained_refusal_is_narrowed_down_one_by_one() {
     saved(&mut model, at(0));
     let mut on_host: Vec<&str> = Vec::new();
     for _ in 0..20 {
-        match model.next(at(1)) {
+        match work(&mut model, at(1)) {
             Step::Get => model.on_identities(attached(on_host.clone()), at(1)),
             Step::Patch(_, delta) if delta.attach.contains(&id("bad")) => {
                 model.on_patch_error(&rejected, &delta, at(1));
@@ -242,36 +257,36 @@ fn no_call_is_made_before_the_time_that_arm_named() {
     };
     let mut model = model(Entries::new(), [], ids(["a"]));
     saved(&mut model, at(0));
-    let delta = patch(model.next(at(0)));
+    let delta = patch(work(&mut model, at(0)));
     model.on_patch_error(&throttled, &delta, at(0));
-    assert_eq!(model.next(at(59)), Step::Wait(at(60)));
+    assert_eq!(work(&mut model, at(59)), Step::Wait(at(60)));
     model.set_needed(ids(["a", "b"]));
-    assert_eq!(model.next(at(59)), Step::Wait(at(60)), "not even for new needs");
-    assert_eq!(model.next(at(60)), Step::Get);
+    assert_eq!(work(&mut model, at(59)), Step::Wait(at(60)), "not even for new needs");
+    assert_eq!(work(&mut model, at(60)), Step::Get);
     model.on_identities(attached([]), at(60));
     saved(&mut model, at(60));
-    assert_eq!(patch(model.next(at(60))).attach, ids(["a", "b"]));
+    assert_eq!(patch(work(&mut model, at(60))).attach, ids(["a", "b"]));
 }
 
 #[test]
 fn a_host_that_is_gone_is_forgotten_with_its_record() {
     let gone = ArmError::HostNotFound { host: host("a") };
     let mut model = model(entries([("db", None)]), ["db"], ids(["db"]));
-    assert_eq!(model.next(at(180)), Step::Get);
+    assert_eq!(work(&mut model, at(180)), Step::Get);
     model.on_get_error(&gone, at(180));
-    assert_eq!(model.next(at(180)), Step::Wait(at(185)), "its node still exists");
+    assert_eq!(work(&mut model, at(180)), Step::Wait(at(185)), "its node still exists");
     assert!(model.view().trouble.is_some());
     model.set_needed(BTreeSet::new());
-    assert_eq!(save(model.next(at(181))), Entries::new());
+    assert_eq!(save(work(&mut model, at(181))), Entries::new());
 }
 
 #[test]
 fn a_change_that_arm_confirms_but_does_not_make_is_not_repeated_at_once() {
     let mut model = model(Entries::new(), [], ids(["a"]));
     saved(&mut model, at(0));
-    let delta = patch(model.next(at(0)));
+    let delta = patch(work(&mut model, at(0)));
     model.on_patched(attached([]).into(), &delta, at(1));
-    assert_eq!(model.next(at(1)), Step::Wait(at(6)));
+    assert_eq!(work(&mut model, at(1)), Step::Wait(at(6)));
     assert!(model.view().refused.contains_key(&id("a")));
 }
 
@@ -280,9 +295,9 @@ fn an_entry_of_an_operation_in_flight_is_not_forgotten() {
     let mut model = model(entries([("db", Some(at(0)))]), [], BTreeSet::new());
     let updating = HostIdentities { provisioning_state: Some("Updating".into()), ..attached([]) };
     model.on_identities(updating, at(400));
-    assert_eq!(model.next(at(400)), Step::Wait(at(415)), "a former leader may be attaching it");
+    assert_eq!(work(&mut model, at(400)), Step::Wait(at(415)), "a former leader may be attaching it");
     model.on_identities(attached([]), at(415));
-    assert_eq!(save(model.next(at(415))), Entries::new());
+    assert_eq!(save(work(&mut model, at(415))), Entries::new());
 }
 
 #[test]
@@ -291,12 +306,12 @@ fn records_that_cannot_be_written_hold_arm_back_and_are_tried_ever_more_rarely()
     let mut now = at(0);
     let mut pauses = Vec::new();
     for _ in 0..3 {
-        assert!(matches!(model.next(now), Step::Save(..)));
+        assert!(matches!(work(&mut model, now), Step::Save(..)));
         model.on_record_error(&RecordError::Unavailable("no".to_owned()), now);
-        let Step::Wait(until) = model.next(now) else { panic!("no pause") };
+        let Step::Wait(until) = work(&mut model, now) else { panic!("no pause") };
         pauses.push(since(until, now).as_millis());
         now = until;
-        assert_eq!(model.next(now), Step::Load);
+        assert_eq!(work(&mut model, now), Step::Load);
         model.on_loaded(Record::default());
     }
     assert_eq!(pauses, [250, 500, 1000]);
@@ -306,8 +321,8 @@ fn records_that_cannot_be_written_hold_arm_back_and_are_tried_ever_more_rarely()
 fn an_old_view_does_not_make_an_identity_of_others_ours() {
     let mut model = model(Entries::new(), ["x"], ids(["x"]));
     model.set_needed(ids(["x", "db"]));
-    assert!(matches!(model.next(at(59)), Step::Save(..)));
-    assert_eq!(model.next(at(60)), Step::Get, "somebody may have attached it since");
+    assert!(matches!(work(&mut model, at(59)), Step::Save(..)));
+    assert_eq!(work(&mut model, at(60)), Step::Get, "somebody may have attached it since");
     model.on_identities(attached(["x", "db"]), at(60));
-    assert!(matches!(model.next(at(60)), Step::Wait(_)));
+    assert!(matches!(work(&mut model, at(60)), Step::Wait(_)));
 }

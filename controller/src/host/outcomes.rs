@@ -16,23 +16,27 @@ impl HostModel {
     pub(crate) fn on_loaded(&mut self, record: Record) {
         // Writes that failed before are not forgiven: they would be tried without a pause.
         self.record = Some(record);
+        self.in_doubt = false;
     }
 
     /// The record was written.
     pub(crate) fn on_saved(&mut self, record: Record) {
-        let before = self.record.as_ref().map(|record| &record.entries);
-        let known_before = |id: &&IdentityId| before.is_some_and(|all| all.contains_key(*id));
+        let before = self.record.take().unwrap_or_default();
+        let known_before = |id: &&IdentityId| before.entries.contains_key(*id);
         let new = record.entries.keys().filter(|id| !known_before(id));
         self.intended.extend(new.filter(|id| !self.claimed.contains(*id)).cloned());
         self.intended.retain(|id| record.entries.contains_key(id));
         self.others.retain(|id| record.entries.contains_key(id));
-        self.record = Some(record);
+        // It says what it said, unless it is another object.
+        let status = before.status.filter(|_| before.version.is_some() && record.version.is_some());
+        self.record = Some(Record { status, ..record });
         self.recording = None;
     }
 
     /// The record could not be read or written.
     pub(crate) fn on_record_error(&mut self, error: &RecordError, now: Timestamp) {
         self.record = None;
+        self.in_doubt = false;
         let trouble = Trouble {
             code: "record",
             message: error.to_string(),
@@ -44,6 +48,7 @@ impl HostModel {
 
     /// ARM said what is attached.
     pub(crate) fn on_identities(&mut self, identities: HostIdentities, now: Timestamp) {
+        self.called = now;
         self.gone = false;
         self.reading = None;
         self.refused
@@ -56,6 +61,7 @@ impl HostModel {
 
     /// ARM did not say what is attached.
     pub(crate) fn on_get_error(&mut self, error: &ArmError, now: Timestamp) {
+        self.called = now;
         self.gone = matches!(error, ArmError::HostNotFound { .. });
         if self.gone {
             self.known = None;
@@ -96,6 +102,7 @@ impl HostModel {
         delta: &IdentityDelta,
         now: Timestamp,
     ) {
+        self.called = now;
         // It may have been made after all.
         self.intended.retain(|id| !delta.attach.contains(id));
         let changed: Vec<&IdentityId> = delta.attach.iter().chain(&delta.detach).collect();

@@ -12,7 +12,11 @@ use jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 
+use super::telling::Status;
+
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Of what is only said: something to do may have come up.
+const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The identities that are ours, each with the time when its last user left.
 pub(crate) type Entries = BTreeMap<IdentityId, Option<Timestamp>>;
@@ -24,6 +28,8 @@ pub(crate) struct Record {
     pub(crate) entries: Entries,
     /// Resource version of the stored object; `None` if there is none.
     pub(crate) version: Option<String>,
+    /// What it says of the host.
+    pub(crate) status: Option<Status>,
 }
 
 /// Why a record could not be read or written.
@@ -49,6 +55,15 @@ pub(crate) trait Records: Send + Sync + 'static {
         entries: &Entries,
         version: Option<&str>,
     ) -> impl Future<Output = Result<Record, RecordError>> + Send;
+
+    /// Says in the record how the host stands, in place of what `version` says. Returns the
+    /// version after it.
+    fn tell(
+        &self,
+        host: &Host,
+        status: &Status,
+        version: &str,
+    ) -> impl Future<Output = Result<String, RecordError>> + Send;
 }
 
 /// Records as `AzureIdentityAttachment` objects.
@@ -96,7 +111,8 @@ impl ApiRecords {
                 self.0.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?
             }
         };
-        Ok(Record { entries: entries.clone(), version: stored.resource_version() })
+        let (version, status) = (stored.resource_version(), stored.status);
+        Ok(Record { entries: entries.clone(), version, status })
     }
 }
 
@@ -114,6 +130,28 @@ impl Records for ApiRecords {
         version: Option<&str>,
     ) -> Result<Record, RecordError> {
         within(self.write(host, entries, version)).await
+    }
+
+    async fn tell(
+        &self,
+        host: &Host,
+        status: &Status,
+        version: &str,
+    ) -> Result<String, RecordError> {
+        let status = Status { host: Some(host.short()), ..status.clone() };
+        // What there is nothing of is null, which removes what was said of it before.
+        let patch = serde_json::json!({
+            "metadata": {"resourceVersion": version},
+            "status": status,
+        });
+        let (name, params) = (attachment_name(host), PatchParams::default());
+        let patch = Patch::Merge(patch);
+        let call = self.0.patch_status(&name, &params, &patch);
+        match tokio::time::timeout(TELL_TIMEOUT, call).await {
+            Ok(Ok(stored)) => Ok(stored.resource_version().unwrap_or_else(|| version.to_owned())),
+            Ok(Err(error)) => Err(RecordError::Unavailable(error.to_string())),
+            Err(elapsed) => Err(RecordError::Unavailable(elapsed.to_string())),
+        }
     }
 }
 
@@ -157,7 +195,7 @@ fn read(object: &AzureIdentityAttachment) -> Record {
             }
         }
     }
-    Record { entries, version: object.resource_version() }
+    Record { entries, version: object.resource_version(), status: object.status.clone() }
 }
 
 #[cfg(test)]
@@ -244,6 +282,26 @@ mod tests {
             let saved = save.await.unwrap().unwrap();
             assert_eq!(saved.version.as_deref(), (!entries.is_empty()).then_some("8"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_status_is_written_at_its_version_and_replaces_all_that_was_said() {
+        let (records, mut handle) = records();
+        let status = Status { state: "Ready".to_owned(), ..Status::default() };
+        let tell = tokio::spawn(async move { records.tell(&host("a"), &status, "7").await });
+        let (method, path, body) = answer(&mut handle, 200, stored("8")).await;
+        assert_eq!(method, Method::PATCH);
+        assert!(path.ends_with("/status"), "{path}");
+        let expected = serde_json::json!({
+            "metadata": {"resourceVersion": "7"},
+            "status": {
+                "state": "Ready", "host": "vmss/a", "failing": [], "identityCount": null,
+                "reason": null, "message": null, "nextAttempt": null,
+                "lastTransitionTime": null, "observedAt": null,
+            },
+        });
+        assert_eq!(body, expected);
+        assert_eq!(tell.await.unwrap().as_deref(), Ok("8"));
     }
 
     #[tokio::test]

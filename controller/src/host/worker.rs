@@ -1,7 +1,10 @@
 //! Executes the steps of one host, one after the other, and shows others how far it is.
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Host, IdentityId};
 use tokio::sync::watch;
@@ -10,6 +13,7 @@ use tracing::Instrument;
 use super::model::{HostModel, HostSettings, Step};
 use super::record::{Entries, Records};
 use super::sign_in::SignIn;
+use super::telling::Status;
 use super::view::HostView;
 use crate::adoption::Claims;
 use crate::clock::Clock;
@@ -18,6 +22,9 @@ use crate::fault::fault_point;
 use crate::lease::Leadership;
 use crate::metrics::{ArmCall, ControllerMetrics};
 use crate::watch::Dirty;
+
+/// How long a change takes before the record says that it is under way.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What all workers share.
 pub(crate) struct HostContext<C, R> {
@@ -95,6 +102,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
             Step::Save(entries, version) => self.save(model, entries, version).await,
             Step::Get => self.get(model).await,
             Step::Patch(current, delta) => self.patch(model, &current, &delta).await,
+            Step::Tell(status, version) => self.tell(model, (*status).clone(), version).await,
             Step::Wait(_) | Step::Done => {}
         }
     }
@@ -111,7 +119,8 @@ impl<C: Compute, R: Records> Worker<C, R> {
 
     async fn save(&self, model: &mut HostModel, entries: Entries, version: Option<String>) {
         fault_point!(if entries.is_empty() { "record_remove" } else { "record_save" }, "before");
-        let result = self.context.records.save(&self.host, &entries, version.as_deref()).await;
+        let saved = self.context.records.save(&self.host, &entries, version.as_deref());
+        let Some(result) = self.context.leadership.fenced(saved).await else { return };
         fault_point!(if entries.is_empty() { "record_remove" } else { "record_save" }, "after");
         match result {
             Ok(record) => model.on_saved(record),
@@ -138,7 +147,9 @@ impl<C: Compute, R: Records> Worker<C, R> {
 
     async fn patch(&self, model: &mut HostModel, current: &HostIdentities, delta: &IdentityDelta) {
         fault_point!(if delta.detach.is_empty() { "attach" } else { "detach" }, "before");
-        let result = self.context.compute.patch(&self.host, current, delta).await;
+        let patched = self.context.compute.patch(&self.host, current, delta);
+        let patched = self.context.leadership.fenced(patched);
+        let Some(result) = self.patiently(model, patched).await else { return };
         fault_point!(if delta.detach.is_empty() { "attach" } else { "detach" }, "after");
         self.context.metrics.arm_call(ArmCall::Patch, result.as_ref().err());
         self.context.sign_in.note(result.as_ref().err());
@@ -152,6 +163,33 @@ impl<C: Compute, R: Records> Worker<C, R> {
             Err(error) => {
                 tracing::warn!(%error, attach, detach, "Cannot change the identities of the host");
                 model.on_patch_error(&error, delta, now);
+            }
+        }
+    }
+
+    /// Waits for ARM, and says so in the record when that takes long.
+    async fn patiently<T>(&self, model: &mut HostModel, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
+        if let Ok(result) = tokio::time::timeout(PATIENCE, &mut call).await {
+            return result;
+        }
+        let Some((status, version)) = model.say_meanwhile(self.context.clock.now()) else {
+            return call.await;
+        };
+        let told = self.tell(model, status, version);
+        tokio::join!(call, told).0
+    }
+
+    async fn tell(&self, model: &mut HostModel, status: Status, version: String) {
+        fault_point!("record_status", "before");
+        let told = self.context.records.tell(&self.host, &status, &version);
+        let Some(result) = self.context.leadership.fenced(told).await else { return };
+        fault_point!("record_status", "after");
+        match result {
+            Ok(version) => model.on_told(status, version),
+            Err(error) => {
+                tracing::warn!(%error, "Cannot say in the record how the host stands");
+                model.on_tell_error(&error, self.context.clock.now());
             }
         }
     }

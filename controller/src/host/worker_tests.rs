@@ -28,6 +28,8 @@ struct World(Arc<Mutex<State>>);
 struct State {
     attached: BTreeMap<Host, BTreeSet<&'static str>>,
     records: BTreeMap<Host, (Entries, u64)>,
+    /// What each record says, and how often it was told to.
+    told: BTreeMap<Host, Vec<Status>>,
     calls: Vec<String>,
     /// The next calls by name that fail, each after it took effect or before.
     faults: Vec<(&'static str, Fault)>,
@@ -76,6 +78,10 @@ impl World {
         let state = self.0.lock();
         let entries = state.records.get(&host(name)).map(|(entries, _)| entries.clone());
         entries.unwrap_or_default().keys().map(|id| id.arm_id().name().to_owned()).collect()
+    }
+
+    fn told(&self, name: &str) -> Vec<Status> {
+        self.0.lock().told.get(&host(name)).cloned().unwrap_or_default()
     }
 
     fn calls(&self, call: &str) -> usize {
@@ -145,9 +151,11 @@ impl Compute for World {
 impl Records for World {
     async fn load(&self, host: &Host) -> Result<Record, RecordError> {
         let record = self.call("load", |state| match state.records.get(host) {
-            Some((entries, version)) => {
-                Record { entries: entries.clone(), version: Some(version.to_string()) }
-            }
+            Some((entries, version)) => Record {
+                entries: entries.clone(),
+                version: Some(version.to_string()),
+                status: state.told.get(host).and_then(|told| told.last().cloned()),
+            },
             None => Record::default(),
         });
         record.await.ok_or_else(|| RecordError::Unavailable("test".to_owned()))
@@ -166,13 +174,33 @@ impl Records for World {
             }
             if entries.is_empty() {
                 state.records.remove(host);
+                state.told.remove(host);
                 return Ok(Record::default());
             }
             let next = stored.unwrap_or_default() + 1;
             state.records.insert(host.clone(), (entries.clone(), next));
-            Ok(Record { entries: entries.clone(), version: Some(next.to_string()) })
+            let version = Some(next.to_string());
+            Ok(Record { entries: entries.clone(), version, ..Record::default() })
         });
         saved.await.unwrap_or_else(|| Err(RecordError::Unavailable("test".to_owned())))
+    }
+
+    async fn tell(
+        &self,
+        host: &Host,
+        status: &Status,
+        version: &str,
+    ) -> Result<String, RecordError> {
+        let told = self.call("tell", |state| match state.records.get_mut(host) {
+            Some((_, stored)) if stored.to_string() == version => {
+                *stored += 1;
+                let told = state.told.entry(host.clone()).or_default();
+                told.push(status.clone());
+                Ok(stored.to_string())
+            }
+            _ => Err(RecordError::Conflict),
+        });
+        told.await.unwrap_or_else(|| Err(RecordError::Unavailable("test".to_owned())))
     }
 }
 
@@ -308,7 +336,7 @@ async fn what_is_needed_while_a_patch_runs_goes_into_the_next_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_at_any_step_is_made_good() {
-    for call in ["load", "save", "get", "patch"] {
+    for call in ["load", "save", "get", "patch", "tell"] {
         for fault in [Fault::Before, Fault::After] {
             let world = World::default();
             world.0.lock().faults.push((call, fault));
@@ -323,7 +351,7 @@ async fn a_failure_at_any_step_is_made_good() {
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_step_leaks_and_loses_nothing() {
-    for call in ["load", "save", "get", "patch"] {
+    for call in ["load", "save", "get", "patch", "tell"] {
         for (before, after) in [(vec!["db"], vec!["queue"]), (vec!["db"], vec![])] {
             let world = World::default();
             world.0.lock().attached.insert(host("a"), ["theirs"].into());
@@ -452,4 +480,67 @@ async fn a_throttled_host_is_asked_nothing_before_its_time_and_no_other_waits() 
     let pauses: Vec<Duration> = asked.windows(2).map(|two| two[1] - two[0]).collect();
     assert_eq!(pauses.iter().filter(|pause| **pause >= minute).count(), 1, "{pauses:?}");
     assert!(asked.len() <= 4, "get, the refusal, perhaps another get, the change: {asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_told_of_once_and_not_again_by_the_next_leader() {
+    let world = World::default();
+    let mut pool = leader(&world);
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    set_needs(&mut pool, &needs("a", ["db", "queue"]), &BTreeSet::new());
+    soon().await;
+    let [told] = &world.told("a")[..] else { panic!("{:?}", world.told("a")) };
+    assert_eq!((told.state.as_str(), told.identity_count), ("Ready", Some(2)));
+    drop(pool);
+    let mut pool = leader(&world);
+    set_needs(&mut pool, &needs("a", ["db", "queue"]), &BTreeSet::new());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((world.told("a").len(), world.calls("get")), (1, 1 + 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_takes_long_is_told_of_meanwhile() {
+    let world = World::default();
+    world.0.lock().slow = Some(host("a"));
+    let mut pool = leader(&world);
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
+    tokio::time::sleep(PATIENCE / 2).await;
+    assert_eq!(world.told("a"), []);
+    tokio::time::sleep(PATIENCE).await;
+    let [told] = &world.told("a")[..] else { panic!("{:?}", world.told("a")) };
+    assert_eq!((told.state.as_str(), &told.next_attempt), ("Updating", &None));
+    assert_eq!(world.calls("patch"), 0, "still in flight");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_cannot_be_written_holds_up_no_attachment() {
+    for fault in [Fault::Before, Fault::After] {
+        let world = World::default();
+        world.0.lock().faults = vec![("tell", fault); 3];
+        let mut pool = leader(&world);
+        set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.0.lock().faults.len(), 2, "the first attempt failed");
+        set_needs(&mut pool, &needs("a", ["db", "queue"]), &BTreeSet::new());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.attached("a"), ["db", "queue"], "at once, and without a conflict");
+        // 5, 15 and 45 s.
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        let told = world.told("a");
+        assert_eq!(told.last().and_then(|told| told.identity_count), Some(2), "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_lead_any_more_says_nothing() {
+    let world = World::default();
+    let (expiry, leadership) = Leadership::until_revoked();
+    let mut pool = HostPool::new(HostContext { leadership, ..context(&world) });
+    set_needs(&mut pool, &needs("a", ["db"]), &BTreeSet::new());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((world.attached("a").len(), world.told("a").len()), (1, 0));
+    expiry.send_replace(None);
+    soon().await;
+    assert_eq!(world.told("a"), []);
 }
