@@ -169,9 +169,9 @@ mod tests {
         assert_lines(
             &metrics,
             &[
-                r#"podidentity_sidecar_requests_total{operation="token",outcome="ok"} 1"#,
-                r#"podidentity_sidecar_requests_total{operation="token",outcome="wrong_node"} 1"#,
-                "podidentity_sidecar_token_request_seconds_count 2",
+                r#"podidentity_node_api_requests_total{operation="token",outcome="ok"} 1"#,
+                r#"podidentity_node_api_requests_total{operation="token",outcome="wrong_node"} 1"#,
+                "podidentity_node_api_token_request_seconds_count 2",
                 r#"podidentity_host_requests_total{outcome="refused"} 1"#,
                 "podidentity_host_token_request_seconds_count 1",
                 r#"podidentity_token_reviews_total{result="authenticated"} 1"#,
@@ -185,6 +185,7 @@ mod tests {
                 r#"podidentity_watch_failures_total{watch="pods"} 1"#,
             ],
         );
+        assert!(!metrics.text().contains("podidentity_sidecar_"), "a sidecar's own names");
         counters.circuit(Issuer::Entra, false);
         assert_lines(&metrics, &[r#"podidentity_open_circuits{issuer="entra"} 0"#]);
     }

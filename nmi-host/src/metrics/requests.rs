@@ -73,9 +73,10 @@ impl Requests {
     }
 
     pub(super) fn register(&self, r: &mut Registry) {
-        r.register("sidecar_requests", "Answers to sidecars by outcome", self.sidecar.clone());
+        // Not `sidecar_…`: that is what sidecars count of themselves.
+        r.register("node_api_requests", "Answers to sidecars by outcome", self.sidecar.clone());
         r.register_with_unit(
-            "sidecar_token_request",
+            "node_api_token_request",
             "Duration of token requests of sidecars, with all waiting",
             Unit::Seconds,
             self.sidecar_seconds.clone(),
