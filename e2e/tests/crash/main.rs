@@ -1,5 +1,6 @@
 //! The real controller dies at each of its steps, as by `kill -9`, and another one goes on: what is
-//! attached is what is needed, nothing needed was detached, nothing foreign was touched.
+//! attached is what is needed, nothing needed was detached, nothing foreign was touched. How a
+//! replica that waits takes over is in `standby`, how they sign in with a certificate in `sign_in`.
 //!
 //! Against a real API server and fake Azure, all of them processes of this test; the local cluster
 //! is not needed.
@@ -8,18 +9,22 @@
 #![allow(clippy::print_stderr, reason = "says which case it is at")]
 
 mod control_plane;
+mod standby;
 mod story;
 mod subject;
+mod world;
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fake_azure::{Config, FakeAzure};
+use fake_azure::{Config, FakeAzure, seed};
+use tempfile::TempDir;
 
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, USERS};
 use crate::story::Story;
-use crate::subject::{PROGRAMS, Setting, Subject};
+use crate::subject::{PROGRAMS, Setting, Subject, application};
+use crate::world::World;
 
 /// When the fault point is set.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,6 +90,7 @@ pub(crate) async fn eventually<T>(
 async fn run(story: &Story<'_>, setting: &Setting<'_>, (point, when): (&str, When)) {
     drop(std::fs::remove_file(&setting.log));
     story.prepare().await;
+    story.a_leftover_is_there().await;
     let mut subject = Subject::start(setting, if when == When::Detach { "" } else { point });
     let scene = story.pods_come().await;
     story.comes_to("pods came", &scene, &mut subject).await;
@@ -117,22 +123,46 @@ async fn run(story: &Story<'_>, setting: &Setting<'_>, (point, when): (&str, Whe
     subject.end();
 }
 
+/// A Kubernetes and an Azure of one test's own.
+pub(crate) struct Stage {
+    pub(crate) dir: TempDir,
+    pub(crate) plane: ControlPlane,
+    pub(crate) azure: FakeAzure,
+}
+
+impl Stage {
+    pub(crate) async fn set() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plane = ControlPlane::start().await;
+        let azure = FakeAzure::start(Config::local(&dir.path().join("azure"))).await.unwrap();
+        std::fs::write(dir.path().join("ca.crt"), azure.ca_pem()).unwrap();
+        Self { dir, plane, azure }
+    }
+
+    pub(crate) fn story(&self) -> Story<'_> {
+        Story { world: World::new(&self.plane, &self.azure) }
+    }
+
+    /// A controller without company.
+    pub(crate) fn setting(&self, program: &Path) -> Setting<'_> {
+        Setting {
+            program: program.to_owned(),
+            kubeconfig: self.plane.kubeconfig(USERS[0]),
+            azure: &self.azure,
+            ca: self.dir.path().join("ca.crt"),
+            log: self.dir.path().join("log"),
+            instance: "it",
+            lease: Duration::from_secs(3),
+            admin: 0,
+            credential: application(seed::CONTROLLER_APP, seed::CONTROLLER_APP_SECRET),
+        }
+    }
+}
+
 /// Runs what is left of the cases in a world of its own.
 async fn lane(program: &Path, cases: &RefCell<impl Iterator<Item = (&'static str, When)>>) {
-    let dir = tempfile::tempdir().unwrap();
-    let plane = ControlPlane::start().await;
-    let azure = FakeAzure::start(Config::local(&dir.path().join("azure"))).await.unwrap();
-    let ca = dir.path().join("ca.crt");
-    std::fs::write(&ca, azure.ca_pem()).unwrap();
-    let setting = Setting {
-        program: program.to_owned(),
-        kubeconfig: plane.kubeconfig(),
-        azure: &azure,
-        ca,
-        log: dir.path().join("log"),
-    };
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let story = Story { client: plane.client.clone(), azure: &azure, http };
+    let stage = Stage::set().await;
+    let (setting, story) = (stage.setting(program), stage.story());
     loop {
         let Some(case) = cases.borrow_mut().next() else { return };
         let start = Instant::now();
