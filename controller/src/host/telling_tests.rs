@@ -125,13 +125,18 @@ fn what_is_wrong_with_the_whole_host_is_said_of_it() {
     assert_eq!(status.next_attempt.as_deref(), Some("1970-01-12T13:47:41Z"));
     assert_eq!(status.failing, []);
 
+    model.set_needed(ids(["db"]));
+    let Step::Save(entries, version) = model.next(at(3)) else { panic!("it is not needed now") };
+    model.on_saved(Record { entries, version, status: None });
+    assert_eq!(told(model.next(at(3))).state, "Ready", "nothing is to be changed any more");
+
     model.on_get_error(&ArmError::HostNotFound { host: host("a") }, at(70));
     let status = told(model.next(at(71)));
     assert_eq!((status.state.as_str(), status.failing.len()), ("HostNotFound", 0));
     assert_eq!(status.reason.as_deref(), Some("HostNotFound"));
     assert!(status.next_attempt.is_some());
 
-    model.on_identities(attached(["db", "queue"]), at(80));
+    model.on_identities(attached(["db"]), at(80));
     assert_eq!(told(model.next(at(81))).state, "Ready");
 }
 
