@@ -98,18 +98,55 @@ impl ArmClient {
         Ok(view)
     }
 
-    /// Applies an effective delta to a host seen as `view`.
+    /// Applies `delta`, once more where the host is not what it was seen as.
+    async fn change(
+        &self,
+        host: &Host,
+        current: &HostIdentities,
+        delta: &IdentityDelta,
+        made: &mut IdentityDelta,
+    ) -> Result<Patched, ArmError> {
+        let mut view = match self.recall(host, current, delta) {
+            Some(view) => view,
+            None => self.read(host).await?,
+        };
+        let mut may_look_again = true;
+        loop {
+            if view.is_deleting() {
+                return Err(ArmError::HostDeleting { host: host.clone() });
+            }
+            let effective = view.effective(delta);
+            let there = delta.attach.difference(&effective.attach);
+            let found = there.filter(|id| !made.attach.contains(*id)).cloned().collect();
+            if effective.is_empty() {
+                return Ok(Patched { identities: view.identities, found });
+            }
+            match self.write(host, view, &effective, made).await {
+                Ok(view) => return Ok(Patched { identities: view.identities, found }),
+                Err(WriteError::Changed(_)) if may_look_again => {
+                    may_look_again = false;
+                    view = self.read(host).await?;
+                }
+                Err(WriteError::Changed(error) | WriteError::Arm(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Applies an effective delta to a host seen as `view`, and adds to `made` what ARM made of it.
     async fn write(
         &self,
         host: &Host,
         view: View,
         delta: &IdentityDelta,
+        made: &mut IdentityDelta,
     ) -> Result<View, WriteError> {
         let mut view = view;
         for batch in model::batches(&view, delta) {
             self.sightings.lock().remove(host); // until the end is known, nothing is
             let answer = self.write_batch(host, &view, &batch).await?;
             view = view.after(&batch, answer);
+            made.attach.extend(batch.attach);
+            made.detach.extend(batch.detach);
         }
         if !view.details_all(&delta.attach) {
             view = self.read(host).await.map_err(WriteError::Arm)?;
@@ -142,7 +179,8 @@ impl ArmClient {
             return Ok(described(&reply));
         };
         let finished = operation::finish(&self.requests, track, &url, (host, &sent)).await;
-        Ok(finished.map_err(WriteError::Arm)?.filter(View::is_settled))
+        let finished = finished.map_err(|error| WriteError::Arm(error.midway()))?;
+        Ok(finished.filter(View::is_settled))
     }
 
     // === sightings ===
@@ -192,29 +230,9 @@ impl Compute for ArmClient {
         if delta.is_empty() {
             return Ok(current.clone().into());
         }
-        let mut view = match self.recall(host, current, delta) {
-            Some(view) => view,
-            None => self.read(host).await?,
-        };
-        let mut may_look_again = true;
-        loop {
-            if view.is_deleting() {
-                return Err(ArmError::HostDeleting { host: host.clone() });
-            }
-            let effective = view.effective(delta);
-            let found = delta.attach.difference(&effective.attach).cloned().collect();
-            if effective.is_empty() {
-                return Ok(Patched { identities: view.identities, found });
-            }
-            match self.write(host, view, &effective).await {
-                Ok(view) => return Ok(Patched { identities: view.identities, found }),
-                Err(WriteError::Changed(_)) if may_look_again => {
-                    may_look_again = false;
-                    view = self.read(host).await?;
-                }
-                Err(WriteError::Changed(error) | WriteError::Arm(error)) => return Err(error),
-            }
-        }
+        let mut made = IdentityDelta::default();
+        let changed = self.change(host, current, delta, &mut made).await;
+        changed.map_err(|error| if made.is_empty() { error } else { error.midway() })
     }
 }
 

@@ -187,8 +187,9 @@ async fn an_operation_that_fails_is_an_error_with_arms_words() {
     });
     let script = Script::new([host(&[]), accepted(&[]), Answer::json(200, &failed)]);
     let error = get_and_patch(&client(&script), &vm(), (&["a", "b"], &[])).await.unwrap_err();
-    let ArmError::IdentityRefused { identities, .. } = error else { panic!("{error:?}") };
-    assert_eq!(identities, [id("b")]);
+    let ArmError::IdentityRefused { identities, .. } = error.cause() else { panic!("{error:?}") };
+    assert_eq!(identities, &[id("b")]);
+    assert!(!error.changed_nothing(), "the other one may be there");
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,13 +254,20 @@ async fn the_token_goes_to_arm_only() {
     }
 }
 
+/// More than one request holds.
+const MANY: usize = 200;
+
+fn numbered() -> Vec<String> {
+    (0..MANY).map(|n| format!("id{n:03}")).collect()
+}
+
 #[tokio::test]
 async fn many_identities_go_in_several_requests() {
-    let new: Vec<String> = (0..200).map(|n| format!("id{n:03}")).collect();
+    let new = numbered();
     let new: Vec<&str> = new.iter().map(String::as_str).collect();
     let script = Script::new([host(&[]), host(&new[..150]), host(&new)]);
     let after = get_and_patch(&client(&script), &vm(), (&new, &[])).await.unwrap();
-    assert_eq!(after.attached.len(), 200);
+    assert_eq!(after.attached.len(), MANY);
     let sizes: Vec<_> = script
         .patches()
         .iter()
@@ -362,6 +370,39 @@ async fn what_another_attached_meanwhile_is_told_from_what_we_attach() {
     let patched = client.patch(&vm(), &current, &change).await.unwrap();
     assert_eq!(names(&patched.identities), ["ours", "theirs"]);
     assert_eq!(patched.found, delta(&["theirs"], &[]).attach);
+}
+
+#[tokio::test]
+async fn what_an_earlier_request_of_the_change_attached_is_not_found_but_made() {
+    let new = numbered();
+    let new: Vec<&str> = new.iter().map(String::as_str).collect();
+    let first = [&new[..150], &["id170"]].concat();
+    let script = Script::new([
+        versioned(&["id170"], "\"1\""),
+        versioned(&first, "\"2\""),
+        refusal(412, "PreconditionFailed", "The etag does not match."),
+        versioned(&[&first[..], &["id160"]].concat(), "\"3\""),
+        versioned(&new, "\"4\""),
+    ]);
+    let client = client(&script);
+    let current = client.get(&vm()).await.unwrap();
+    let patched = client.patch(&vm(), &current, &delta(&new, &[])).await.unwrap();
+    assert_eq!(patched.identities.attached.len(), MANY);
+    assert_eq!(patched.found, delta(&["id160", "id170"], &[]).attach);
+}
+
+#[tokio::test]
+async fn a_refusal_after_a_request_that_was_taken_is_not_nothing() {
+    let new = numbered();
+    let new: Vec<&str> = new.iter().map(String::as_str).collect();
+    let denied = || refusal(403, "AuthorizationFailed", "does not have authorization");
+    let script = Script::new([host(&[]), host(&new[..150]), denied(), host(&[]), denied()]);
+    let client = client(&script);
+    for certain in [false, true] {
+        let error = get_and_patch(&client, &vm(), (&new, &[])).await.unwrap_err();
+        assert!(matches!(error.cause(), ArmError::Forbidden { .. }), "{error:?}");
+        assert_eq!(error.changed_nothing(), certain);
+    }
 }
 
 #[tokio::test]

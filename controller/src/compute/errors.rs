@@ -89,6 +89,10 @@ pub(crate) enum ArmError {
         /// ARM's own words.
         message: String,
     },
+    /// The same, but after ARM had accepted the change or a part of it: how much of it was made is
+    /// to be seen on the host.
+    #[error(transparent)]
+    Midway(Box<Self>),
 }
 
 /// Whose requests were too many.
@@ -103,12 +107,43 @@ pub(crate) enum ThrottleScope {
 // === impl ArmError ===
 
 impl ArmError {
+    /// Whether it is certain that the request changed nothing: ARM refused it before it began.
+    ///
+    /// Without an answer, and after the answer of a server that has trouble, nobody knows.
+    pub(crate) fn changed_nothing(&self) -> bool {
+        match self {
+            Self::HostNotFound { .. }
+            | Self::HostDeleting { .. }
+            | Self::Forbidden { .. }
+            | Self::IdentityRefused { .. }
+            | Self::Conflict { .. }
+            | Self::Throttled { .. }
+            | Self::Authentication { .. }
+            | Self::Rejected { .. } => true,
+            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Midway(_) => false,
+        }
+    }
+
+    /// What went wrong, whenever it did.
+    pub(crate) fn cause(&self) -> &Self {
+        match self {
+            Self::Midway(error) => error.cause(),
+            error => error,
+        }
+    }
+
+    /// The same, of a change that ARM had accepted.
+    pub(super) fn midway(self) -> Self {
+        if self.changed_nothing() { Self::Midway(Box::new(self)) } else { self }
+    }
+
     /// How long ARM wants not to be asked, if it said so.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Conflict { retry_after, .. }
             | Self::Throttled { retry_after, .. }
             | Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Midway(error) => error.retry_after(),
             _ => None,
         }
     }
@@ -126,6 +161,7 @@ impl ArmError {
             | Self::IdentityRefused { .. }
             | Self::Authentication { .. }
             | Self::Rejected { .. } => false,
+            Self::Midway(error) => error.is_transient(),
         }
     }
 
@@ -142,6 +178,7 @@ impl ArmError {
             Self::TimedOut { .. } => "timed_out",
             Self::Authentication { .. } => "authentication",
             Self::Rejected { .. } => "rejected",
+            Self::Midway(error) => error.code(),
         }
     }
 
@@ -149,6 +186,7 @@ impl ArmError {
     pub(crate) fn remedy(&self) -> Option<String> {
         match self {
             Self::Forbidden { remedy, .. } | Self::IdentityRefused { remedy, .. } => remedy.clone(),
+            Self::Midway(error) => error.remedy(),
             _ => None,
         }
     }
@@ -160,5 +198,59 @@ impl fmt::Display for ThrottleScope {
             Self::Host => "host",
             Self::Subscription => "subscription",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{id, vm};
+    use super::*;
+
+    /// One of each, and whether it says that nothing was changed.
+    fn all() -> Vec<(ArmError, bool)> {
+        let (code, message) = ("Code".to_owned(), "words".to_owned());
+        let (wait, remedy) = (Duration::from_secs(7), Some("do".to_owned()));
+        let retry_after = Some(wait);
+        let refused = ArmError::IdentityRefused {
+            identities: vec![id("a")],
+            code: code.clone(),
+            message: message.clone(),
+            remedy: remedy.clone(),
+        };
+        let conflict =
+            ArmError::Conflict { code: code.clone(), message: message.clone(), retry_after };
+        vec![
+            (ArmError::HostNotFound { host: vm() }, true),
+            (ArmError::HostDeleting { host: vm() }, true),
+            (ArmError::Forbidden { message: message.clone(), remedy }, true),
+            (refused, true),
+            (conflict, true),
+            (ArmError::Throttled { scope: ThrottleScope::Host, retry_after }, true),
+            (ArmError::Unavailable { message: message.clone(), retry_after }, false),
+            (ArmError::TimedOut { after: wait }, false),
+            (ArmError::Authentication { message: message.clone() }, true),
+            (ArmError::Rejected { code, message }, true),
+        ]
+    }
+
+    #[test]
+    fn only_a_refusal_before_the_change_began_changed_nothing() {
+        for (error, certain) in all() {
+            assert_eq!(error.changed_nothing(), certain, "{error:?}");
+            assert!(!error.clone().midway().changed_nothing(), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_went_wrong_is_told_the_same_whenever_it_did() {
+        for (error, _) in all() {
+            let midway = error.clone().midway().midway();
+            assert_eq!(midway.cause(), &error);
+            assert_eq!(midway.to_string(), error.to_string());
+            assert_eq!(midway.code(), error.code());
+            assert_eq!(midway.remedy(), error.remedy());
+            assert_eq!(midway.retry_after(), error.retry_after());
+            assert_eq!(midway.is_transient(), error.is_transient());
+        }
     }
 }

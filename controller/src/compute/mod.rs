@@ -73,7 +73,8 @@ pub(crate) trait Compute: Send + Sync + 'static {
     ///
     /// One PATCH, or several if a request may not hold them all. Waits for the end of an
     /// asynchronous operation and returns what ARM reports afterwards, which may lack a part of
-    /// `delta`. After an error any part of it may have been applied: ask `get`.
+    /// `delta`. After an error any part of it may have been applied, unless
+    /// [`ArmError::changed_nothing`]: ask `get`.
     fn patch(
         &self,
         host: &Host,

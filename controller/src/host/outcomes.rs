@@ -106,13 +106,13 @@ impl HostModel {
         // It may have been made after all.
         self.intended.retain(|id| !delta.attach.contains(id));
         let changed: Vec<&IdentityId> = delta.attach.iter().chain(&delta.detach).collect();
-        let mut named: Vec<IdentityId> = match error {
+        let mut named: Vec<IdentityId> = match error.cause() {
             ArmError::IdentityRefused { identities, .. } => {
                 changed.iter().copied().filter(|id| identities.contains(id)).cloned().collect()
             }
             _ => Vec::new(),
         };
-        if let (ArmError::Rejected { .. }, [only]) = (error, changed.as_slice()) {
+        if let (ArmError::Rejected { .. }, [only]) = (error.cause(), changed.as_slice()) {
             named.push((*only).clone());
         }
         // Refusals for lack of access or of anything else to do changed nothing; after every other
@@ -131,7 +131,7 @@ impl HostModel {
             for id in named {
                 self.refuse(id, error.into(), now);
             }
-        } else if matches!(error, ArmError::Rejected { .. }) && !self.one_by_one {
+        } else if matches!(error.cause(), ArmError::Rejected { .. }) && !self.one_by_one {
             self.one_by_one = true;
         } else {
             let failure =

@@ -24,7 +24,7 @@ impl Default for SignIn {
 impl SignIn {
     /// A call to ARM ended so.
     pub(super) fn note(&self, error: Option<&ArmError>) {
-        let failed = match error {
+        let failed = match error.map(ArmError::cause) {
             Some(ArmError::Authentication { .. }) => true,
             // Nobody was asked as whom.
             Some(ArmError::Unavailable { .. } | ArmError::TimedOut { .. }) => return,
