@@ -38,7 +38,7 @@ enum When {
 }
 
 /// Every point, and some of them on both ways.
-const CASES: [(&str, When); 30] = [
+const CASES: [(&str, When); 32] = [
     ("lease_create.before", When::Start),
     ("lease_create.after", When::Start),
     ("lease_renew.before", When::Start),
@@ -50,6 +50,8 @@ const CASES: [(&str, When); 30] = [
     ("attach.before", When::Start),
     ("poll.during", When::Start),
     ("attach.after", When::Start),
+    ("record_status.before", When::Start),
+    ("record_status.after", When::Start),
     ("assigned_create.before", When::Start),
     ("assigned_create.after", When::Start),
     ("assigned_move.before", When::Start),
