@@ -309,6 +309,23 @@ async fn a_hiccup_is_retried_twice_an_outage_is_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_without_an_answer_is_sent_once_and_may_have_been_made() {
+    let gateway = |status| refusal(status, "Gateway", "no answer from behind");
+    for lost in [gateway(502), gateway(504), Answer::Refused, Answer::Silence] {
+        // The second try would meet what the first one did.
+        let script = Script::new([
+            versioned(&[], "\"1\""),
+            lost.clone(),
+            refusal(412, "PreconditionFailed", "The etag does not match."),
+            versioned(&["a"], "\"2\""),
+        ]);
+        let error = get_and_patch(&client(&script), &vm(), (&["a"], &[])).await.unwrap_err();
+        assert!(!error.changed_nothing() && error.is_transient(), "{lost:?}: {error:?}");
+        assert_eq!(script.methods(), ["GET", "PATCH"], "{lost:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_has_an_end() {
     let error = client(&Script::new([Answer::Silence])).get(&vm()).await.unwrap_err();
     assert!(matches!(error, ArmError::TimedOut { .. }), "{error:?}");

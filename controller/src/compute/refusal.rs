@@ -147,7 +147,7 @@ pub(super) fn classify(refusal: Refusal, host: &Host, sent: &[&IdentityId]) -> A
         Some(429) => {
             return ArmError::Throttled { scope: refusal.throttle_scope(), retry_after };
         }
-        Some(408 | 500..) => {
+        Some(408 | 499 | 500..) => {
             return ArmError::Unavailable { message: told(&refusal), retry_after };
         }
         _ => {}
@@ -442,6 +442,7 @@ mod tests {
             (404, "ResourceNotFound", "The Resource was not found.", "host_not_found", false),
             (404, "InvalidResourceType", "no such type", "rejected", false),
             (408, "RequestTimeout", "timeout", "unavailable", true),
+            (499, "ClientClosedRequest", "closed", "unavailable", true),
             (409, "Conflict", "conflict with a concurrent request", "conflict", true),
             (409, "OperationNotAllowed", "another operation is in progress", "conflict", true),
             (409, "OperationNotAllowed", "It is marked for deletion.", "host_deleting", false),

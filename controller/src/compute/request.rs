@@ -43,7 +43,8 @@ pub(crate) struct EndpointError(String);
 #[derive(Debug)]
 pub(super) struct Requests {
     endpoint: Url,
-    pipeline: Pipeline,
+    reading: Pipeline,
+    writing: Pipeline,
 }
 
 /// An answer, whatever its status.
@@ -73,29 +74,16 @@ impl Requests {
             .ok_or_else(|| EndpointError(cloud.resource_manager.clone()))?;
         let scope = format!("{}/.default", cloud.resource_manager_audience);
         let authorize = BearerTokenAuthorizationPolicy::new(credential, [scope]);
-        let options = ClientOptions {
-            transport: Some(transport),
-            retry: RetryOptions::exponential(ExponentialRetryOptions {
-                max_retries: 2,
-                ..ExponentialRetryOptions::default()
-            }),
-            ..ClientOptions::default()
-        };
-        // Not in the list: 429 and 503 carry the time to wait, which is the caller's to plan; 500
-        // can be the honest answer to a change that will fail again.
-        let retried = PipelineOptions {
-            retry_status_codes: vec![StatusCode::BadGateway, StatusCode::GatewayTimeout],
-            ..PipelineOptions::default()
-        };
-        let pipeline = Pipeline::new(
-            Some(env!("CARGO_PKG_NAME")),
-            Some(env!("CARGO_PKG_VERSION")),
-            options,
-            Vec::new(),
-            vec![Arc::new(authorize), Arc::new(Agent)],
-            Some(retried),
-        );
-        Ok(Self { endpoint, pipeline })
+        let policies: Vec<Arc<dyn Policy>> = vec![Arc::new(authorize), Arc::new(Agent)];
+        let twice = RetryOptions::exponential(ExponentialRetryOptions {
+            max_retries: 2,
+            ..ExponentialRetryOptions::default()
+        });
+        let reading = pipeline(transport.clone(), policies.clone(), twice);
+        // A change is sent once. If it was made and only the answer is lost, a second try meets a
+        // host that has changed, and takes what the first one did for the work of others.
+        let writing = pipeline(transport, policies, RetryOptions::none());
+        Ok(Self { endpoint, reading, writing })
     }
 
     /// The URL of a resource. Segments are escaped: an id cannot reach another path or host.
@@ -117,7 +105,7 @@ impl Requests {
 
     /// Reads `url`.
     pub(super) async fn get(&self, url: &Url) -> Result<Reply, ArmError> {
-        self.send(Request::new(url.clone(), Method::Get)).await
+        send(&self.reading, Request::new(url.clone(), Method::Get)).await
     }
 
     /// Changes `url`, if it still is the version `etag`.
@@ -136,23 +124,35 @@ impl Requests {
             code: "InvalidRequest".to_owned(),
             message: error.to_string(),
         })?;
-        self.send(request).await
+        send(&self.writing, request).await
     }
+}
 
-    async fn send(&self, mut request: Request) -> Result<Reply, ArmError> {
-        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let context = Context::new();
-        let sent = self.pipeline.send(&context, &mut request, Some(options));
-        // On the heap: the pipeline's future would be carried along by every caller's.
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(sent))
-            .await
-            .map_err(|_| ArmError::TimedOut { after: REQUEST_TIMEOUT })?
-            .map_err(|error| unreachable(&error))?;
-        let (status, headers, body) = answer.deconstruct();
-        let reply = Reply::new(u16::from(status), &headers, body.as_ref());
-        log(&request, &reply, &headers);
-        Ok(reply)
-    }
+fn pipeline(transport: Transport, policies: Vec<Arc<dyn Policy>>, retry: RetryOptions) -> Pipeline {
+    let options = ClientOptions { transport: Some(transport), retry, ..ClientOptions::default() };
+    // Not in the list: 429 and 503 carry the time to wait, which is the caller's to plan; 500 can
+    // be the honest answer to a request that will fail again.
+    let retried = PipelineOptions {
+        retry_status_codes: vec![StatusCode::BadGateway, StatusCode::GatewayTimeout],
+        ..PipelineOptions::default()
+    };
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    Pipeline::new(Some(name), Some(version), options, Vec::new(), policies, Some(retried))
+}
+
+async fn send(pipeline: &Pipeline, mut request: Request) -> Result<Reply, ArmError> {
+    let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+    let context = Context::new();
+    let sent = pipeline.send(&context, &mut request, Some(options));
+    // On the heap: the pipeline's future would be carried along by every caller's.
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(sent))
+        .await
+        .map_err(|_| ArmError::TimedOut { after: REQUEST_TIMEOUT })?
+        .map_err(|error| unreachable(&error))?;
+    let (status, headers, body) = answer.deconstruct();
+    let reply = Reply::new(u16::from(status), &headers, body.as_ref());
+    log(&request, &reply, &headers);
+    Ok(reply)
 }
 
 /// The ids are what Azure's support asks for.
