@@ -9,7 +9,7 @@ use api::matching::Scope;
 use clap::{ArgAction, Parser};
 use runtime::LogArgs;
 
-use crate::azure::{AzureArgs, AzureConfig, AzureError, ControllerIdentity, ManagedId};
+use crate::azure::{AzureArgs, AzureConfig, AzureError, ControllerIdentity};
 use crate::host::{HostSettings, Immutable};
 use crate::lease::LeaseSettings;
 
@@ -186,25 +186,8 @@ fn immutable(
     own: &ControllerIdentity,
 ) -> Result<Immutable, api::guid::NotAGuid> {
     let given = client_ids.iter().map(|id| id.trim()).filter(|id| !id.is_empty());
-    let mut immutable = Immutable {
-        client_ids: given.map(str::parse).collect::<Result<_, _>>()?,
-        ..Immutable::default()
-    };
-    match own {
-        ControllerIdentity::Managed(Some(ManagedId::Client(id))) => {
-            immutable.client_ids.insert(id.clone());
-        }
-        ControllerIdentity::Managed(Some(ManagedId::Resource(id))) => {
-            immutable.ids.insert(id.clone());
-        }
-        // It may be a managed identity of the same nodes; an application's id matches none.
-        ControllerIdentity::Workload { client_id, .. } => {
-            immutable.client_ids.extend(client_id.parse::<Guid>());
-        }
-        ControllerIdentity::Managed(None)
-        | ControllerIdentity::ServicePrincipal { .. }
-        | ControllerIdentity::Certificate { .. } => {}
-    }
+    let immutable: Immutable = given.map(str::parse::<Guid>).collect::<Result<_, _>>()?;
+    own.keep(&immutable);
     Ok(immutable)
 }
 
@@ -282,9 +265,12 @@ mod tests {
     #[test]
     fn the_controllers_own_identity_is_immutable_too() {
         let listed = "--immutable-user-msis=00000000-0000-0000-0000-00000000000A, 00000000-0000-0000-0000-00000000000b,";
-        let ids = load(&[listed]).unwrap().hosts.immutable.client_ids;
-        let ids: Vec<String> = ids.iter().map(|id| id.as_str()[35..].to_owned()).collect();
-        assert_eq!(ids, ["a", "b", "c"]);
+        let immutable = load(&[listed]).unwrap().hosts.immutable;
+        let held = |last: &str| {
+            let client_id = format!("00000000-0000-0000-0000-00000000000{last}");
+            immutable.holds(&crate::testing::id("x"), Some(&client_id.parse().unwrap()))
+        };
+        assert_eq!(["a", "b", "c", "d"].map(held), [true, true, true, false]);
         let error = load(&["--immutable-user-msis=demo"]).unwrap_err().to_string();
         assert!(error.contains("client ids") && error.contains("demo"), "{error}");
     }

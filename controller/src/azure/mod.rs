@@ -11,12 +11,14 @@ mod cloud;
 mod config;
 mod credential;
 mod file;
+mod own;
 mod reload;
 mod selection;
 
 pub(crate) use args::{AzureArgs, CredentialKind};
 pub(crate) use config::AzureConfig;
-pub(crate) use credential::{ControllerIdentity, ManagedId};
+pub(crate) use credential::ControllerIdentity;
+use credential::ManagedId;
 
 use crate::compute::EndpointError;
 

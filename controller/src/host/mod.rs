@@ -5,6 +5,7 @@
 //! each other.
 
 mod failure;
+mod immutable;
 mod model;
 mod outcomes;
 mod pool;
@@ -14,9 +15,10 @@ mod telling;
 mod view;
 mod worker;
 
+pub(crate) use immutable::Immutable;
+pub(crate) use model::HostSettings;
 #[cfg(test)]
 pub(crate) use model::{HostModel, Step};
-pub(crate) use model::{HostSettings, Immutable};
 pub(crate) use pool::{HostContext, HostPool, WorkerPanicked};
 pub(crate) use record::{ApiRecords, Records};
 #[cfg(test)]

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Guid, IdentityId};
+use api::IdentityId;
 use jiff::Timestamp;
 
 use super::failure::Failure;
+use super::immutable::Immutable;
 use super::record::{Entries, Record};
 use super::telling::Status;
 use super::view::HostView;
@@ -35,13 +36,6 @@ pub(crate) struct HostSettings {
     pub(crate) recheck: Duration,
     /// What is never detached.
     pub(crate) immutable: Immutable,
-}
-
-/// Identities that stay once they are attached: the cluster's own, and what the admin says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Immutable {
-    pub(crate) client_ids: BTreeSet<Guid>,
-    pub(crate) ids: BTreeSet<IdentityId>,
 }
 
 /// The next thing to do.
@@ -265,12 +259,7 @@ impl HostModel {
     pub(super) fn detachable(&self, id: &IdentityId, known: &Known) -> bool {
         let immutable = &self.settings.immutable;
         let details = known.identities.attached.get(id);
-        details.is_some_and(|details| match &details.client_id {
-            _ if immutable.ids.contains(id) => false,
-            Some(client_id) => !immutable.client_ids.contains(client_id),
-            // It might be one of them.
-            None => immutable.client_ids.is_empty(),
-        })
+        details.is_some_and(|details| !immutable.holds(id, details.client_id.as_ref()))
     }
 
     fn fresh_until(&self, record: &Record, known: &Known, now: Timestamp) -> Timestamp {

@@ -175,9 +175,11 @@ fn what_something_outside_removed_comes_back() {
 
 #[test]
 fn immutable_identities_are_never_detached() {
-    let by_client_id = Immutable { client_ids: [client_id("db")].into(), ..Immutable::default() };
-    let by_id = Immutable { ids: ids(["DB"]), ..Immutable::default() };
-    let of_others = Immutable { client_ids: [client_id("x")].into(), ids: ids(["x"]) };
+    let by_client_id = Immutable::from_iter([client_id("db")]);
+    let by_id = Immutable::default();
+    by_id.add_id(id("DB"));
+    let of_others = Immutable::from_iter([client_id("x")]);
+    of_others.add_id(id("x"));
     for (immutable, stays) in [(by_client_id, true), (by_id, true), (of_others, false)] {
         let mut model = model(entries([("db", Some(at(0)))]), ["db"], BTreeSet::new());
         model.settings = Arc::new(HostSettings { immutable: immutable.clone(), ..settings() });
@@ -295,7 +297,11 @@ fn an_entry_of_an_operation_in_flight_is_not_forgotten() {
     let mut model = model(entries([("db", Some(at(0)))]), [], BTreeSet::new());
     let updating = HostIdentities { provisioning_state: Some("Updating".into()), ..attached([]) };
     model.on_identities(updating, at(400));
-    assert_eq!(work(&mut model, at(400)), Step::Wait(at(415)), "a former leader may be attaching it");
+    assert_eq!(
+        work(&mut model, at(400)),
+        Step::Wait(at(415)),
+        "a former leader may be attaching it"
+    );
     model.on_identities(attached([]), at(415));
     assert_eq!(save(work(&mut model, at(415))), Entries::new());
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::clock::since;
 use crate::compute::{ArmError, ThrottleScope};
-use crate::host::model::{HostSettings, Immutable};
 use crate::host::record::Entries;
+use crate::host::{HostSettings, Immutable};
 use crate::testing::{attached, host, id};
 
 fn at(seconds: u64) -> Timestamp {

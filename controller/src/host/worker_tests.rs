@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::compute::{ArmError, Patched, ThrottleScope};
-use crate::host::model::Immutable;
+use crate::host::Immutable;
 use crate::host::pool::HostPool;
 use crate::host::record::{Record, RecordError};
 use crate::lease::Leadership;
