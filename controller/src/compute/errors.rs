@@ -43,6 +43,16 @@ pub(crate) enum ArmError {
         /// What an admin has to run or change.
         remedy: Option<String>,
     },
+    /// Nobody can change the host as it stands, with whatever identity.
+    #[error("ARM lets nobody change the host ({code}): {message}")]
+    Blocked {
+        /// ARM's error code.
+        code: String,
+        /// ARM's own words.
+        message: String,
+        /// What an admin has to run or change.
+        remedy: String,
+    },
     /// Another operation is in flight on the host, or it changed in between.
     #[error("the host is busy or has changed ({code}): {message}")]
     Conflict {
@@ -116,6 +126,7 @@ impl ArmError {
             | Self::HostDeleting { .. }
             | Self::Forbidden { .. }
             | Self::IdentityRefused { .. }
+            | Self::Blocked { .. }
             | Self::Conflict { .. }
             | Self::Throttled { .. }
             | Self::Authentication { .. }
@@ -159,6 +170,7 @@ impl ArmError {
             | Self::HostDeleting { .. }
             | Self::Forbidden { .. }
             | Self::IdentityRefused { .. }
+            | Self::Blocked { .. }
             | Self::Authentication { .. }
             | Self::Rejected { .. } => false,
             Self::Midway(error) => error.is_transient(),
@@ -172,6 +184,7 @@ impl ArmError {
             Self::HostDeleting { .. } => "host_deleting",
             Self::Forbidden { .. } => "forbidden",
             Self::IdentityRefused { .. } => "identity_refused",
+            Self::Blocked { .. } => "blocked",
             Self::Conflict { .. } => "conflict",
             Self::Throttled { .. } => "throttled",
             Self::Unavailable { .. } => "unavailable",
@@ -186,6 +199,7 @@ impl ArmError {
     pub(crate) fn remedy(&self) -> Option<String> {
         match self {
             Self::Forbidden { remedy, .. } | Self::IdentityRefused { remedy, .. } => remedy.clone(),
+            Self::Blocked { remedy, .. } => Some(remedy.clone()),
             Self::Midway(error) => error.remedy(),
             _ => None,
         }
@@ -217,6 +231,8 @@ mod tests {
             message: message.clone(),
             remedy: remedy.clone(),
         };
+        let (text, words) = (code.clone(), message.clone());
+        let blocked = ArmError::Blocked { code: text, message: words, remedy: "do".to_owned() };
         let conflict =
             ArmError::Conflict { code: code.clone(), message: message.clone(), retry_after };
         vec![
@@ -224,6 +240,7 @@ mod tests {
             (ArmError::HostDeleting { host: vm() }, true),
             (ArmError::Forbidden { message: message.clone(), remedy }, true),
             (refused, true),
+            (blocked, true),
             (conflict, true),
             (ArmError::Throttled { scope: ThrottleScope::Host, retry_after }, true),
             (ArmError::Unavailable { message: message.clone(), retry_after }, false),

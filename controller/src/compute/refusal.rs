@@ -24,10 +24,6 @@ const IDENTITY_CODES: &[&str] = &[
     "InvalidIdentityValues",
 ];
 
-/// Codes of a 409 that time does not heal.
-const LASTING_CONFLICTS: &[&str] =
-    &["ScopeLocked", "ReadOnlyDisabledSubscription", "MissingSubscriptionRegistration"];
-
 /// What ARM said when it did not do what it was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -143,6 +139,13 @@ impl Refusal {
 pub(super) fn classify(refusal: Refusal, host: &Host, sent: &[&IdentityId]) -> ArmError {
     let Refusal { retry_after, .. } = refusal;
     match refusal.status {
+        // The sign-in is good, for the hosts of another tenant.
+        Some(401) if refusal.is(&["InvalidAuthenticationTokenTenant"]) => {
+            let remedy = "the host's subscription belongs to another tenant than the controller's \
+                          identity, which cannot change it";
+            let remedy = Some(remedy.to_owned());
+            return ArmError::Forbidden { message: told(&refusal), remedy };
+        }
         Some(401) => return ArmError::Authentication { message: told(&refusal) },
         Some(429) => {
             return ArmError::Throttled { scope: refusal.throttle_scope(), retry_after };
@@ -158,9 +161,13 @@ pub(super) fn classify(refusal: Refusal, host: &Host, sent: &[&IdentityId]) -> A
         let Refusal { code, message, .. } = refusal;
         return ArmError::IdentityRefused { identities, code, message, remedy };
     }
+    if let Some(remedy) = block_remedy(&refusal, host) {
+        let Refusal { code, message, .. } = refusal;
+        return ArmError::Blocked { code, message, remedy };
+    }
     let host = host.clone();
     match refusal.status {
-        Some(403) if !refusal.is(&["RequestDisallowedByPolicy"]) => {
+        Some(403) => {
             let remedy = host_remedy(&refusal, &host);
             ArmError::Forbidden { message: told(&refusal), remedy }
         }
@@ -173,7 +180,7 @@ pub(super) fn classify(refusal: Refusal, host: &Host, sent: &[&IdentityId]) -> A
         Some(409) if refusal.said.contains("marked for deletion") => {
             ArmError::HostDeleting { host }
         }
-        Some(409 | 412) if !refusal.is(LASTING_CONFLICTS) => conflict(refusal),
+        Some(409 | 412) => conflict(refusal),
         None if refusal.is(&[
             "OperationCanceled",
             "Canceled",
@@ -216,6 +223,11 @@ fn identity_remedy(refusal: &Refusal, identities: &[IdentityId]) -> Option<Strin
 }
 
 fn host_remedy(refusal: &Refusal, host: &Host) -> Option<String> {
+    if refusal.is(&["DenyAssignmentAuthorizationFailed"]) {
+        let text = "lift the deny assignment; that of a node resource group of AKS with: az aks \
+                    update --nrg-lockdown-restriction-level Unrestricted";
+        return Some(text.to_owned());
+    }
     let id = host.id();
     let group =
         format!("/subscriptions/{}/resourceGroups/{}", id.subscription(), id.resource_group());
@@ -224,17 +236,42 @@ fn host_remedy(refusal: &Refusal, host: &Host) -> Option<String> {
         .then(|| grant("Virtual Machine Contributor", &refusal.principal(), &group))
 }
 
+/// What to do about what keeps everybody from changing the host, if that is why ARM refused.
+fn block_remedy(refusal: &Refusal, host: &Host) -> Option<String> {
+    let (subscription, group) = (host.id().subscription(), quoted(host.id().resource_group()));
+    if refusal.is(&["ScopeLocked"]) {
+        return Some(format!(
+            "remove the lock; to see locks: az lock list --subscription {subscription} \
+             --resource-group {group}"
+        ));
+    }
+    if refusal.is(&["ReadOnlyDisabledSubscription"]) {
+        return Some(format!("enable the subscription {subscription} again"));
+    }
+    if refusal.is(&["MissingSubscriptionRegistration"]) {
+        let named = refusal.message.split("namespace '").nth(1);
+        let named = named.and_then(|rest| rest.split('\'').next());
+        let namespace = quoted(named.unwrap_or("Microsoft.Compute"));
+        return Some(format!(
+            "az provider register --namespace {namespace} --subscription {subscription}"
+        ));
+    }
+    refusal.is(&["RequestDisallowedByPolicy"]).then(|| {
+        "change the policy that ARM names, or exempt the host: az policy exemption create"
+            .to_owned()
+    })
+}
+
 /// The command that gives `principal` a role.
 fn grant(role: &str, principal: &str, scope: &str) -> String {
-    // Quoted where a shell would stumble: resource groups may have parentheses.
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.');
-    let scope = if scope.chars().all(plain) { scope.to_owned() } else { format!("\"{scope}\"") };
-    let principal = if principal.chars().all(plain) {
-        principal.to_owned()
-    } else {
-        format!("\"{principal}\"")
-    };
+    let (principal, scope) = (quoted(principal), quoted(scope));
     format!("az role assignment create --role \"{role}\" --assignee {principal} --scope {scope}")
+}
+
+/// A word of a command, quoted where a shell would stumble: resource groups may have parentheses.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.');
+    if word.chars().all(plain) { word.to_owned() } else { format!("\"{word}\"") }
 }
 
 /// Whether `said`, in lower case, speaks of `id` and not only of one that begins like it.
@@ -437,8 +474,9 @@ mod tests {
         let lock = "The scope cannot perform write operation because it is locked.";
         for (status, code, message, expected, transient) in [
             (401, "ExpiredAuthenticationToken", "The token has expired.", "authentication", false),
+            (401, "InvalidAuthenticationTokenTenant", "wrong issuer", "forbidden", false),
             (403, "AuthorizationFailed", "does not have authorization", "forbidden", false),
-            (403, "RequestDisallowedByPolicy", "disallowed by policy", "rejected", false),
+            (403, "RequestDisallowedByPolicy", "disallowed by policy", "blocked", false),
             (404, "ResourceNotFound", "The Resource was not found.", "host_not_found", false),
             (404, "InvalidResourceType", "no such type", "rejected", false),
             (408, "RequestTimeout", "timeout", "unavailable", true),
@@ -446,7 +484,9 @@ mod tests {
             (409, "Conflict", "conflict with a concurrent request", "conflict", true),
             (409, "OperationNotAllowed", "another operation is in progress", "conflict", true),
             (409, "OperationNotAllowed", "It is marked for deletion.", "host_deleting", false),
-            (409, "ScopeLocked", lock, "rejected", false),
+            (409, "ScopeLocked", lock, "blocked", false),
+            (409, "ReadOnlyDisabledSubscription", "disabled", "blocked", false),
+            (409, "MissingSubscriptionRegistration", "not registered", "blocked", false),
             (412, "PreconditionFailed", "etag", "conflict", true),
             (429, "TooManyRequests", "throttled", "throttled", true),
             (500, "InternalServerError", "oops", "unavailable", true),
@@ -506,6 +546,67 @@ mod tests {
         assert_eq!(error.remedy(), Some(expected));
         let anonymous = meaning(&reply(403, "AuthorizationFailed", "no")).remedy().unwrap();
         assert!(anonymous.contains("--assignee \"<principal id of the controller>\""));
+    }
+
+    #[test]
+    fn what_blocks_the_host_has_its_remedy_and_no_culprit_among_the_identities() {
+        let lock = format!(
+            "The scope '{host}' cannot perform write operation because following scope(s) are \
+             locked: '{host}'. Please remove the lock and try again.",
+            host = scale_set()
+        );
+        let unregistered = "The subscription is not registered to use namespace \
+                            'Microsoft.ManagedIdentity'. See https://aka.ms/rps-not-found.";
+        let only = id("a");
+        for (status, code, message, remedy) in [
+            (
+                409,
+                "ScopeLocked",
+                lock.as_str(),
+                format!("az lock list --subscription {SUBSCRIPTION} --resource-group MC_rg"),
+            ),
+            (
+                409,
+                "ReadOnlyDisabledSubscription",
+                "The subscription is disabled and therefore marked as read only.",
+                format!("enable the subscription {SUBSCRIPTION}"),
+            ),
+            (
+                409,
+                "MissingSubscriptionRegistration",
+                unregistered,
+                format!(
+                    "az provider register --namespace Microsoft.ManagedIdentity --subscription {SUBSCRIPTION}"
+                ),
+            ),
+            (
+                403,
+                "RequestDisallowedByPolicy",
+                "Resource 'aks-nodes-vmss' was disallowed by policy.",
+                "change the policy".to_owned(),
+            ),
+            (
+                403,
+                "DenyAssignmentAuthorizationFailed",
+                "has permission; however, the access is denied because of the deny assignment.",
+                "--nrg-lockdown-restriction-level Unrestricted".to_owned(),
+            ),
+        ] {
+            // Also with a single identity, which else is to blame.
+            let refusal = Refusal::of(&reply(status, code, message));
+            let error = classify(refusal, &scale_set(), &[&only]);
+            assert!(error.remedy().unwrap().contains(&remedy), "{error:?}");
+            assert!(!matches!(error, ArmError::IdentityRefused { .. }), "{error:?}");
+            assert!(error.to_string().contains(message) && error.changed_nothing());
+        }
+    }
+
+    #[test]
+    fn a_policy_or_lock_that_names_an_identity_is_about_that_one() {
+        for (status, code) in [(403, "RequestDisallowedByPolicy"), (409, "ScopeLocked")] {
+            let message = format!("Not with '{}'", id("c"));
+            assert_eq!(refused(&meaning(&reply(status, code, &message))), ["c"], "{code}");
+        }
     }
 
     #[test]
