@@ -1,23 +1,17 @@
-//! The credential of an application that signs with a certificate. The file is looked at again now
-//! and then: whoever renews the certificate needs no restart.
+//! The credential of an application that signs with a certificate.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions};
+use azure_core::error::{Error, ErrorKind};
 use azure_core::http::ClientOptions;
 use azure_identity::{ClientAssertionCredential, ClientAssertionCredentialOptions};
 use client_certificate::{Assertion, Certificate};
-use parking_lot::Mutex;
-use tokio::time::Instant;
 
+use super::reload::{Fingerprint, Reloading};
 use super::{AzureError, file};
-
-/// How often the file is compared with what is in use, at most.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whose certificate it is, and where it is shown.
 #[derive(Clone)]
@@ -28,94 +22,73 @@ pub(super) struct Application {
     pub(super) client_options: ClientOptions,
 }
 
-/// The credential. A file that is broken or gone leaves the last good one in use.
-pub(super) struct CertificateCredential {
-    application: Application,
-    path: PathBuf,
-    password: Secret,
-    state: Mutex<State>,
+/// The library's credential, but it says what to do when Entra does not take the certificate.
+#[derive(Debug)]
+struct Signing {
+    credential: Arc<dyn TokenCredential>,
+    advice: String,
 }
 
-struct State {
-    content: Vec<u8>,
-    checked: Instant,
-    credential: Arc<dyn TokenCredential>,
-}
+/// Entra's code for a certificate that is not registered, has expired, or did not sign.
+const REFUSED: &str = "AADSTS700027";
 
 // === impl Application ===
 
 impl Application {
-    fn credential(&self, certificate: Certificate) -> Result<Arc<dyn TokenCredential>, AzureError> {
+    /// The credential with the certificate in the file at `path`, as it is now.
+    pub(super) fn credential(
+        self,
+        path: &Path,
+        password: &Secret,
+    ) -> Result<Reloading, AzureError> {
+        let content = file::read(path)?;
+        let first = self.signing(path, &content, password)?;
+        let (file, password) = (path.to_owned(), password.clone());
+        Ok(Reloading::new(path, Fingerprint::of(&content), first, move |content| {
+            self.signing(&file, content, &password).map(Some)
+        }))
+    }
+
+    fn signing(
+        &self,
+        path: &Path,
+        content: &[u8],
+        password: &Secret,
+    ) -> Result<Arc<dyn TokenCredential>, AzureError> {
+        let certificate = Certificate::from_file(content, password.secret())
+            .map_err(|source| AzureError::Certificate { path: path.to_owned(), source })?;
         let authority = self.authority.trim_end_matches('/');
         let audience = format!("{authority}/{}/oauth2/v2.0/token", self.tenant_id);
         let assertion = Assertion::new(Arc::new(certificate), audience, self.client_id.clone());
         let client_options = self.client_options.clone();
         let options = Some(ClientAssertionCredentialOptions { client_options });
         let (tenant, client) = (self.tenant_id.clone(), self.client_id.clone());
-        let credential = ClientAssertionCredential::new(tenant, client, assertion, options);
-        Ok(credential.map_err(AzureError::Credential)?)
+        let credential = ClientAssertionCredential::new(tenant, client, assertion, options)
+            .map_err(AzureError::Credential)?;
+        let advice = format!(
+            "Entra does not accept the certificate in {}: register it for the application {}, or \
+             put one that is registered and valid into the file",
+            path.display(),
+            self.client_id
+        );
+        Ok(Arc::new(Signing { credential, advice }))
     }
 }
 
-// === impl CertificateCredential ===
-
-impl CertificateCredential {
-    /// Begins with what the file at `path` holds.
-    pub(super) fn new(
-        application: Application,
-        path: &Path,
-        password: &Secret,
-    ) -> Result<Self, AzureError> {
-        let content = file::read(path)?;
-        let credential = application.credential(read(path, &content, password)?)?;
-        let state = Mutex::new(State { content, checked: Instant::now(), credential });
-        Ok(Self { application, path: path.to_owned(), password: password.clone(), state })
-    }
-
-    fn current(&self) -> Arc<dyn TokenCredential> {
-        let mut state = self.state.lock();
-        if state.checked.elapsed() >= RELOAD_INTERVAL {
-            state.checked = Instant::now();
-            if let Err(error) = self.reload(&mut state) {
-                let reason = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, reason, "Certificate was not reloaded");
-            }
-        }
-        Arc::clone(&state.credential)
-    }
-
-    fn reload(&self, state: &mut State) -> Result<(), AzureError> {
-        let content = file::read(&self.path)?;
-        if content != state.content {
-            let certificate = read(&self.path, &content, &self.password)?;
-            state.credential = self.application.credential(certificate)?;
-            state.content = content;
-            tracing::info!("Certificate reloaded");
-        }
-        Ok(())
-    }
-}
-
-fn read(path: &Path, content: &[u8], password: &Secret) -> Result<Certificate, AzureError> {
-    Certificate::from_file(content, password.secret())
-        .map_err(|source| AzureError::Certificate { path: path.to_owned(), source })
-}
-
-impl fmt::Debug for CertificateCredential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertificateCredential").finish_non_exhaustive()
-    }
-}
+// === impl Signing ===
 
 #[async_trait]
-impl TokenCredential for CertificateCredential {
+impl TokenCredential for Signing {
     async fn get_token(
         &self,
         scopes: &[&str],
         options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        let credential = self.current();
-        credential.get_token(scopes, options).await
+        let answer = self.credential.get_token(scopes, options).await;
+        answer.map_err(|error| match error.to_string().contains(REFUSED) {
+            true => Error::with_error(ErrorKind::Credential, error, self.advice.clone()),
+            false => error,
+        })
     }
 }
 
@@ -127,6 +100,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
     use serde_json::json;
 
+    use super::super::reload::RELOAD_INTERVAL;
     use super::*;
     use crate::compute::scripted::{Answer, Script};
 
@@ -166,8 +140,7 @@ mod tests {
         let password = Secret::new("p4ss");
         write(&testing::file(&PKCS_RSA_SHA256, "p4ss").0);
         let script = Script::new(tokens());
-        let credential =
-            CertificateCredential::new(application(&script), file.path(), &password).unwrap();
+        let credential = application(&script).credential(file.path(), &password).unwrap();
         let ask = async || {
             credential.get_token(&["https://arm/.default"], None).await.unwrap();
             head(&script.asked().last().unwrap().body)
@@ -193,17 +166,32 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), testing::file(&PKCS_RSA_SHA256, "p4ss").0).unwrap();
         let start = |path: &Path, password: &str| {
-            CertificateCredential::new(
-                application(&script),
-                path,
-                &Secret::new(password.to_owned()),
-            )
-            .unwrap_err()
+            application(&script).credential(path, &Secret::new(password.to_owned())).unwrap_err()
         };
         let wrong = start(file.path(), "other");
         assert!(wrong.to_string().ends_with("cannot be used"), "{wrong}");
         let reason = std::error::Error::source(&wrong).unwrap().to_string();
         assert!(reason.contains("the password is not its password"), "{reason}");
         assert!(start(Path::new("/nonexistent"), "").to_string().contains("/nonexistent"));
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_that_a_certificate_is_refused_reads_what_to_do() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), pem()).unwrap();
+        let path = file.path().display().to_string();
+        for (code, told) in [(700_027, true), (700_016, false)] {
+            let body = json!({"error": "invalid_client", "error_codes": [code],
+                "error_description": format!("AADSTS{code}: in Entra's words.")});
+            let script = Script::new([Answer::json(401, &body)]);
+            let credential =
+                application(&script).credential(file.path(), &Secret::new("")).unwrap();
+            let error = credential.get_token(&["https://arm/.default"], None).await.unwrap_err();
+            let text = error.to_string();
+            assert_eq!(text.contains(&path) && text.contains("application client"), told, "{text}");
+            let words = format!("AADSTS{code}: in Entra's words.");
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            assert!(text.contains(&words) || cause.is_some_and(|it| it.contains(&words)), "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use azure_http::transport;
 
 use super::cloud::{cloud, path_given};
 use super::file::{self, AzureJson, EnvironmentFile};
-use super::reload::{CloudConfigFile, Reloading};
+use super::reload::{Fingerprint, Reloading};
 use super::selection::{identity_of_args, identity_of_file};
 use super::{AzureArgs, AzureError, ControllerIdentity, CredentialKind};
 use crate::compute::ArmClient;
@@ -22,8 +22,8 @@ pub(crate) struct AzureConfig {
     pub(crate) cloud: Cloud,
     /// As whom.
     pub(crate) identity: ControllerIdentity,
-    /// The `azure.json` that the identity came from.
-    source: Option<CloudConfigFile>,
+    /// The `azure.json` that the identity came from, and what it held.
+    source: Option<(PathBuf, Fingerprint)>,
     ca_bundle: Option<PathBuf>,
 }
 
@@ -37,7 +37,7 @@ impl AzureConfig {
         if let Some(path) = args.cloudconfig.as_deref().and_then(path_given) {
             let content = file::read(path)?;
             json = file::parse(path, &content)?;
-            source = Some(CloudConfigFile::new(path, &content));
+            source = Some((path.to_owned(), Fingerprint::of(&content)));
         }
         let environment = match args.azure_environment.as_deref().and_then(path_given) {
             Some(path) => file::parse(path, &file::read(path)?)?,
@@ -60,12 +60,18 @@ impl AzureConfig {
 
     fn credential(&self, transport: &Transport) -> Result<Arc<dyn TokenCredential>, AzureError> {
         let credential = self.identity.credential(&self.cloud, transport, is_set)?;
-        let Some(source) = &self.source else { return Ok(credential) };
+        let Some((path, content)) = &self.source else { return Ok(credential) };
         let (cloud, transport) = (self.cloud.clone(), transport.clone());
-        let reloading =
-            Reloading::new(source.clone(), self.identity.clone(), credential, move |identity| {
-                identity.credential(&cloud, &transport, is_set)
-            });
+        let (file, mut current) = (path.clone(), self.identity.clone());
+        let reloading = Reloading::new(path, *content, credential, move |content| {
+            let identity = identity_of_file(&file::parse(&file, content)?)?;
+            if identity == current {
+                return Ok(None);
+            }
+            let credential = identity.credential(&cloud, &transport, is_set)?;
+            current = identity;
+            Ok(Some(credential))
+        });
         Ok(Arc::new(reloading))
     }
 }
@@ -78,9 +84,12 @@ fn is_set(name: &str) -> bool {
 mod tests {
     use std::io::Write;
 
+    use serde_json::json;
     use tempfile::NamedTempFile;
 
+    use super::super::reload::RELOAD_INTERVAL;
     use super::*;
+    use crate::compute::scripted::{Answer, Script};
 
     fn file(content: &str) -> NamedTempFile {
         let mut file = NamedTempFile::new().unwrap();
@@ -107,6 +116,42 @@ mod tests {
         assert_eq!(config.identity.to_string(), "service principal c", "the file comes first");
         assert!(config.source.is_some());
         assert!(!format!("{config:#?}").contains("p4ssw0rd"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_new_in_the_cloud_config_is_used_and_what_is_broken_is_not() {
+        let file = NamedTempFile::new().unwrap();
+        let write = |content: &str| std::fs::write(file.path(), content).unwrap();
+        let with = |secret: &str, more: &str| {
+            let (tenant, client) = ("t", "c");
+            json!({"tenantId": tenant, "aadClientId": client, "aadClientSecret": secret,
+                "location": more})
+            .to_string()
+        };
+        write(&with("old", ""));
+        let args = AzureArgs { cloudconfig: Some(file.path().to_owned()), ..AzureArgs::default() };
+        let config = AzureConfig::load(&args).unwrap();
+        let token = json!({"token_type": "Bearer", "expires_in": 3600, "expires_on": "4102444800",
+            "access_token": "t0ken", "resource": "r", "client_id": "c"});
+        let script = Script::new(vec![Answer::json(200, &token); 3]);
+        let credential = config.credential(&script.transport()).unwrap();
+        // A credential that is kept has its token.
+        let ask = async |content: &str| {
+            write(content);
+            tokio::time::advance(RELOAD_INTERVAL).await;
+            credential.get_token(&["https://arm/.default"], None).await.unwrap();
+            let asked = script.asked();
+            (asked.len(), asked.last().unwrap().clone())
+        };
+        let (count, asked) = ask(&with("old", "")).await;
+        assert!(count == 1 && asked.body.contains("client_secret=old"), "{asked:?}");
+        let (count, asked) = ask(&with("new", "")).await;
+        assert!(count == 2 && asked.body.contains("client_secret=new"), "{asked:?}");
+        for same in ["{", "{}", &with("", ""), &with("new", "elsewhere")] {
+            assert_eq!(ask(same).await.0, 2, "{same}");
+        }
+        let (count, asked) = ask(r#"{"useManagedIdentityExtension": true}"#).await;
+        assert!(count == 3 && asked.url.starts_with("http://169.254.169.254/"), "{asked:?}");
     }
 
     #[test]

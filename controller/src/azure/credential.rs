@@ -18,7 +18,7 @@ use azure_identity::{
 };
 
 use super::AzureError;
-use super::certificate::{Application, CertificateCredential};
+use super::certificate::Application;
 
 /// The library itself tries IMDS for up to 72 s and cannot be told otherwise.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -110,7 +110,7 @@ impl ControllerIdentity {
                     authority: cloud.authority_host.clone(),
                     client_options,
                 };
-                Arc::new(CertificateCredential::new(application, file, password)?)
+                Arc::new(application.credential(file, password)?)
             }
             Self::Workload { tenant_id, client_id, token_file } => {
                 let options = WorkloadIdentityCredentialOptions {

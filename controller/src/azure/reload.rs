@@ -1,4 +1,4 @@
-//! The credential of an `azure.json` as it is now: whoever rotates the secret in the file needs no
+//! A credential that is made from a file, as the file is now: whoever rotates what is in it needs no
 //! restart.
 
 use std::fmt;
@@ -12,62 +12,56 @@ use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions}
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::selection::identity_of_file;
-use super::{AzureError, ControllerIdentity, file};
+use super::{AzureError, file};
 
 /// How often the file is compared with what is in use, at most.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// An `azure.json` and which content of it is in use.
-#[derive(Clone, Debug)]
-pub(super) struct CloudConfigFile {
-    path: PathBuf,
-    fingerprint: u64,
-}
+/// Stands for the content of a file, which holds secrets and is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint(u64);
 
-/// Makes the library's credential for an identity.
-type Build =
-    dyn Fn(&ControllerIdentity) -> Result<Arc<dyn TokenCredential>, AzureError> + Send + Sync;
+/// Makes a credential of a file's new content; `None`: the one in use is still the right one.
+type Make =
+    dyn FnMut(&[u8]) -> Result<Option<Arc<dyn TokenCredential>>, AzureError> + Send + 'static;
 
-/// The credential of the file. A file that is broken or gone leaves the last good one in use.
+/// The credential of a file. A file that is broken or gone leaves the last good one in use.
 pub(super) struct Reloading {
-    build: Box<Build>,
+    path: PathBuf,
     state: Mutex<State>,
 }
 
 struct State {
-    file: CloudConfigFile,
+    make: Box<Make>,
+    /// Of the content that is in use.
+    fingerprint: Fingerprint,
     checked: Instant,
-    identity: ControllerIdentity,
     credential: Arc<dyn TokenCredential>,
 }
 
-// === impl CloudConfigFile ===
+// === impl Fingerprint ===
 
-impl CloudConfigFile {
-    /// The file at `path`, whose `content` is in use.
-    pub(super) fn new(path: &Path, content: &[u8]) -> Self {
+impl Fingerprint {
+    pub(super) fn of(content: &[u8]) -> Self {
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
-        Self { path: path.to_owned(), fingerprint: hasher.finish() }
+        Self(hasher.finish())
     }
 }
 
 // === impl Reloading ===
 
 impl Reloading {
-    /// Begins with the `credential` of the `identity` that `file` held.
+    /// Begins with the `credential` that was made of what the file at `path` held.
     pub(super) fn new(
-        file: CloudConfigFile,
-        identity: ControllerIdentity,
+        path: &Path,
+        fingerprint: Fingerprint,
         credential: Arc<dyn TokenCredential>,
-        build: impl Fn(&ControllerIdentity) -> Result<Arc<dyn TokenCredential>, AzureError>
-        + Send
-        + Sync
-        + 'static,
+        make: impl FnMut(&[u8]) -> Result<Option<Arc<dyn TokenCredential>>, AzureError> + Send + 'static,
     ) -> Self {
-        let state = State { file, checked: Instant::now(), identity, credential };
-        Self { build: Box::new(build), state: Mutex::new(state) }
+        let checked = Instant::now();
+        let state = State { make: Box::new(make), fingerprint, checked, credential };
+        Self { path: path.to_owned(), state: Mutex::new(state) }
     }
 
     fn current(&self) -> Arc<dyn TokenCredential> {
@@ -75,34 +69,32 @@ impl Reloading {
         if state.checked.elapsed() >= RELOAD_INTERVAL {
             state.checked = Instant::now();
             if let Err(error) = self.reload(&mut state) {
-                tracing::warn!(%error, "Cloud config was not reloaded");
+                let reason = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, reason, "Credential was not reloaded");
             }
         }
         Arc::clone(&state.credential)
     }
 
-    /// Reads the file, a few hundred bytes, and takes over what changed.
+    /// Reads the file, a few kilobytes at most, and takes over what changed.
     fn reload(&self, state: &mut State) -> Result<(), AzureError> {
-        let path = &state.file.path;
-        let content = file::read(path)?;
-        let now = CloudConfigFile::new(path, &content);
-        if now.fingerprint == state.file.fingerprint {
+        let content = file::read(&self.path)?;
+        let now = Fingerprint::of(&content);
+        if now == state.fingerprint {
             return Ok(());
         }
-        let identity = identity_of_file(&file::parse(path, &content)?)?;
-        if identity != state.identity {
-            state.credential = (self.build)(&identity)?;
-            tracing::info!(%identity, "Credential reloaded from the cloud config");
-            state.identity = identity;
+        if let Some(credential) = (state.make)(&content)? {
+            state.credential = credential;
+            tracing::info!(file = %self.path.display(), "Credential reloaded");
         }
-        state.file = now;
+        state.fingerprint = now;
         Ok(())
     }
 }
 
 impl fmt::Debug for Reloading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reloading").finish_non_exhaustive()
+        f.debug_struct("Reloading").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -124,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// Its token is the identity's own description, or its secret.
+    /// Its token is what the file held.
     #[derive(Debug)]
     struct Echo(String);
 
@@ -139,48 +131,39 @@ mod tests {
         }
     }
 
-    fn echo(identity: &ControllerIdentity) -> Arc<dyn TokenCredential> {
-        Arc::new(Echo(match identity {
-            ControllerIdentity::ServicePrincipal { secret, .. } => secret.secret().to_owned(),
-            other => other.to_string(),
-        }))
-    }
-
-    fn principal(secret: &str) -> String {
-        serde_json::json!({"tenantId": "t", "aadClientId": "c", "aadClientSecret": secret})
-            .to_string()
+    /// An empty file is broken, and upper case means the same.
+    fn echo(content: &[u8]) -> Result<Option<Arc<dyn TokenCredential>>, AzureError> {
+        let text = String::from_utf8(content.to_vec()).unwrap();
+        match text.as_str() {
+            "" => Err(AzureError::Invalid { path: "empty".into(), line: 1, column: 1 }),
+            upper if upper == text.to_uppercase() => Ok(None),
+            _ => Ok(Some(Arc::new(Echo(text)))),
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rotated_secret_is_used_and_a_broken_file_is_not() {
+    async fn what_is_new_in_the_file_is_used_and_what_is_broken_is_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let write = |content: &str| std::fs::write(file.path(), content).unwrap();
-        write(&principal("old"));
-        let content = file::read(file.path()).unwrap();
-        let identity = identity_of_file(&file::parse(file.path(), &content).unwrap()).unwrap();
-        let first = echo(&identity);
-        let source = CloudConfigFile::new(file.path(), &content);
-        let credential = Reloading::new(source, identity, first, |identity| Ok(echo(identity)));
+        write("old");
+        let first = echo(b"old").unwrap().unwrap();
+        let credential = Reloading::new(file.path(), Fingerprint::of(b"old"), first, echo);
         let token = async || {
             let token = credential.get_token(&["scope"], None).await.unwrap();
             token.token.secret().to_owned()
         };
 
-        write(&principal("new"));
+        write("new");
         assert_eq!(token().await, "old", "the file is not read for every request");
-        tokio::time::advance(RELOAD_INTERVAL).await;
-        assert_eq!(token().await, "new");
-
-        for broken in ["{", "{}", &principal("")] {
-            write(broken);
+        for (content, expected) in
+            [("new", "new"), ("", "new"), ("NEW", "new"), ("newer", "newer"), ("", "newer")]
+        {
+            write(content);
             tokio::time::advance(RELOAD_INTERVAL).await;
-            assert_eq!(token().await, "new", "{broken}");
+            assert_eq!(token().await, expected, "{content:?}");
         }
-        write(r#"{"useManagedIdentityExtension": true}"#);
-        tokio::time::advance(RELOAD_INTERVAL).await;
-        assert_eq!(token().await, "system-assigned managed identity");
         std::fs::remove_file(file.path()).unwrap();
         tokio::time::advance(RELOAD_INTERVAL).await;
-        assert_eq!(token().await, "system-assigned managed identity");
+        assert_eq!(token().await, "newer");
     }
 }
