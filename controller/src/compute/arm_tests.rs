@@ -213,6 +213,39 @@ async fn trouble_while_polling_does_not_lose_the_operation() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_poll_that_is_told_to_wait_waits_and_beyond_the_deadline_says_how_long() {
+    let throttled = |wait| refusal(429, "TooManyRequests", "slow").with("retry-after", wait);
+    let later = |wait| refusal(503, "ServerTimeout", "later").with("retry-after", wait);
+    for (answer, wait, code) in [
+        (throttled("900"), 900, "throttled"),
+        (later("900"), 900, "unavailable"),
+        (throttled("18446744073709551615"), u64::MAX, "throttled"),
+    ] {
+        let script = Script::new([host(&[]), accepted(&[]), answer]);
+        let error = get_and_patch(&client(&script), &vm(), (&["a"], &[])).await.unwrap_err();
+        assert_eq!((error.code(), error.changed_nothing()), (code, false));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(wait)));
+    }
+    for (answer, wait) in [(throttled("30"), 30_000), (later("30"), 30_000), (throttled("0"), 200)]
+    {
+        let script =
+            Script::new([host(&[]), accepted(&[]), answer, operation("Succeeded"), host(&["a"])]);
+        get_and_patch(&client(&script), &vm(), (&["a"], &[])).await.unwrap();
+        let asked = script.asked();
+        assert_eq!(asked[3].at - asked[2].at, Duration::from_millis(wait));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_is_looked_at_again_runs_out_of_time_of_its_own() {
+    let throttled = refusal(429, "TooManyRequests", "slow").with("retry-after", "500");
+    let mut answers = vec![host(&[]), accepted(&[]), throttled];
+    answers.extend((0..300).map(|_| operation("InProgress")));
+    let error = get_and_patch(&client(&Script::new(answers)), &vm(), (&["a"], &[])).await;
+    assert_eq!(error.unwrap_err(), ArmError::TimedOut { after: Duration::from_secs(600) });
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operation_without_end_is_given_up() {
     let mut answers = vec![host(&[]), accepted(&[])];
     answers.extend((0..300).map(|_| operation("InProgress")));

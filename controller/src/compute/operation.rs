@@ -134,12 +134,15 @@ pub(super) async fn finish(
 ) -> Result<Option<View>, ArmError> {
     let start = Instant::now();
     let mut delay = pause(Duration::ZERO, None);
+    // Why the latest look showed nothing.
+    let mut blind = None;
     loop {
-        if start.elapsed() + delay > DEADLINE {
-            return Err(ArmError::TimedOut { after: DEADLINE });
+        if start.elapsed().saturating_add(delay) > DEADLINE {
+            return Err(blind.unwrap_or(ArmError::TimedOut { after: DEADLINE }));
         }
         tokio::time::sleep(delay).await;
         fault_point!("poll", "during");
+        blind = None;
         let progress = match requests.get(track.url()).await {
             Ok(reply) => track.read(&reply),
             // The operation goes on whether we hear of it or not.
@@ -155,11 +158,14 @@ pub(super) async fn finish(
             }
             Progress::Failed(refusal) => {
                 let asking_failed = refusal.status.is_some();
-                match classify(refusal, host, sent) {
-                    ArmError::Throttled { retry_after: Some(time), .. } if asking_failed => time,
-                    error if asking_failed && error.is_transient() => LONGEST_DELAY,
-                    error => return Err(error),
+                let error = classify(refusal, host, sent);
+                if !(asking_failed && error.is_transient()) {
+                    return Err(error);
                 }
+                // The time to wait is for all requests; beyond the deadline it is the caller's.
+                let wait = error.retry_after().unwrap_or(LONGEST_DELAY).max(SHORTEST_DELAY);
+                blind = Some(error);
+                wait
             }
         };
     }
