@@ -16,6 +16,8 @@ use crate::lease::LeaseSettings;
 /// A claim cannot be renewed reliably if it is shorter.
 const MIN_LEASE: Duration = Duration::from_secs(3);
 const MIN_RECHECK: Duration = Duration::from_secs(10);
+/// A node that registers anew, or whose pods are listed late, is back by then.
+const SAFE_LINGER: Duration = Duration::from_secs(60);
 
 /// Gives pods the Azure identities that are bound to them, and attaches these to VMs and scale
 /// sets.
@@ -62,7 +64,8 @@ pub(crate) struct Args {
     #[arg(long, env = "IMMUTABLE_USER_MSIS", value_delimiter = ',', value_name = "IDS")]
     pub(crate) immutable_user_msis: Vec<String>,
 
-    /// How long an identity stays attached after the last pod that used it is gone.
+    /// How long an identity stays attached after the last pod that used it is gone. A minute at
+    /// least: a Node object that is gone for a moment takes its pods along.
     #[arg(long, env = "DETACH_LINGER", default_value = "5m", value_parser = duration)]
     pub(crate) detach_linger: Duration,
 
@@ -161,6 +164,13 @@ impl Config {
                 args.leader_election_duration,
             )?,
         };
+        if is_hasty(args.detach_linger) {
+            tracing::warn!(
+                detach_linger = ?args.detach_linger,
+                advised = ?SAFE_LINGER,
+                "Identities may be detached from running pods while their Node object is gone for a moment"
+            );
+        }
         let hosts = HostSettings {
             linger: args.detach_linger,
             recheck,
@@ -189,6 +199,12 @@ fn immutable(
     let immutable: Immutable = given.map(str::parse::<Guid>).collect::<Result<_, _>>()?;
     own.keep(&immutable);
     Ok(immutable)
+}
+
+/// Whether identities go sooner than a Node object that is only gone for a moment comes back.
+/// Not refused: who measures or tries something wants that.
+fn is_hasty(linger: Duration) -> bool {
+    linger < SAFE_LINGER
 }
 
 fn given(value: Option<String>) -> Option<String> {
@@ -260,6 +276,15 @@ mod tests {
         assert!(parse(&["--detach-linger=-5s"]).is_err());
         let error = load(&["--leader-election-duration=1s"]).unwrap_err().to_string();
         assert!(error.contains("--leader-election-duration must be at least 3s"), "{error}");
+    }
+
+    #[test]
+    fn a_short_linger_is_warned_of_and_not_refused() {
+        for (given, hasty) in [("0s", true), ("300ms", true), ("59s", true), ("1m", false)] {
+            let config = load(&[&format!("--detach-linger={given}")]).unwrap();
+            assert_eq!(is_hasty(config.hosts.linger), hasty, "{given}");
+        }
+        assert!(!is_hasty(load(&[]).unwrap().hosts.linger), "the default is safe");
     }
 
     #[test]
