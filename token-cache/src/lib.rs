@@ -20,6 +20,8 @@ mod request;
 mod shelf;
 mod source;
 mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use budget::Budget;
 pub use cache::{GetError, Hit, TokenCache};

@@ -2,13 +2,14 @@
 //! it, the one of the node's agent.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use token_cache::{Call, FetchError, Fetched, GetError, Policy, Source, TokenCache};
+use token_cache::testing::Agent;
+use token_cache::{Call, FetchError, Fetched, Source, TokenCache};
 use tokio::time::{Instant, sleep, timeout};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -78,59 +79,19 @@ impl Source for Azure {
     }
 }
 
-/// The agent as a sidecar sees it.
-#[derive(Clone)]
-struct Agent {
-    cache: TokenCache<Azure>,
-    up: Arc<AtomicBool>,
-}
-
-impl Source for Agent {
-    type Key = u32;
-    type Value = u32;
-    type Error = &'static str;
-
-    async fn fetch(
-        &self,
-        key: u32,
-        _: Call<u32>,
-    ) -> Result<Fetched<u32>, FetchError<&'static str>> {
-        let late = FetchError::transient("no answer");
-        if !self.up.load(Ordering::Relaxed) {
-            return Err(late);
-        }
-        // What a sidecar waits for one call.
-        match timeout(Duration::from_secs(10), self.cache.get(&key)).await {
-            Ok(Ok(hit)) => Ok(Fetched { value: hit.value, lifetime: hit.remaining }),
-            Ok(Err(GetError::Source(error))) => Err(FetchError::transient(error)),
-            Ok(Err(GetError::Overloaded | GetError::Lost)) | Err(_) => Err(late),
-        }
-    }
-
-    fn patience(&self, _: &FetchError<&'static str>) -> Duration {
-        Duration::from_secs(22)
-    }
-}
-
 /// A node: Azure, the agent's cache and the sidecars' caches.
 struct Node {
     azure: Azure,
-    agent: Agent,
-    sidecars: Vec<TokenCache<Agent>>,
+    agent: Agent<Azure>,
+    sidecars: Vec<TokenCache<Agent<Azure>>>,
     upkeep: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Node {
     fn new(seed: u64, sidecars: usize) -> Self {
         let azure = Azure::new(seed);
-        let policy = Policy { capacity: 1024, retry_burst: 50, ..Policy::default() };
-        let policy = Policy { retry_every: Duration::from_millis(200), ..policy };
-        let cache = TokenCache::new(azure.clone(), policy);
-        let agent = Agent { cache, up: Arc::new(AtomicBool::new(true)) };
-        let verify_after = Some(Duration::from_secs(10));
-        let sidecar =
-            |_| TokenCache::new(agent.clone(), Policy { verify_after, ..Policy::default() });
-        let sidecars: Vec<_> = (0..sidecars).map(sidecar).collect();
+        let agent = Agent::of(azure.clone());
+        let sidecars: Vec<_> = (0..sidecars).map(|_| agent.sidecar()).collect();
         let keeper = agent.cache.clone();
         let mut upkeep = vec![tokio::spawn(async move { keeper.keep_fresh().await })];
         for cache in sidecars.clone() {
@@ -200,10 +161,10 @@ async fn twelve_hours_with_an_azure_that_hangs_are_noticed_by_no_request_for_a_w
 async fn twelve_hours_without_the_agent_are_noticed_by_no_request_for_a_warm_key() {
     for seed in 0..6 {
         let node = aged(seed, 8).await;
-        node.agent.up.store(false, Ordering::Relaxed);
+        node.agent.goes_down();
         let slowest = node.ask_each_minute(12 * HOUR).await;
         assert!(slowest <= Duration::from_secs(1), "{slowest:?}");
-        node.agent.up.store(true, Ordering::Relaxed);
+        node.agent.comes_back();
         sleep(MINUTE).await;
         assert_eq!(node.ask_each_minute(MINUTE).await, Duration::ZERO, "and it is over at once");
     }
@@ -276,10 +237,10 @@ async fn five_hundred_cold_requests_of_a_hundred_pods_are_one_call() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_restarts_is_noticed_by_no_client() {
     let node = Node::new(1, 2);
-    node.agent.up.store(false, Ordering::Relaxed);
+    node.agent.goes_down();
     let asking = node.sidecars[0].clone();
     let cold = tokio::spawn(async move { asking.get(&1).await });
     sleep(Duration::from_secs(15)).await;
-    node.agent.up.store(true, Ordering::Relaxed);
+    node.agent.comes_back();
     assert_eq!(cold.await.unwrap().map(|hit| hit.value), Ok(1));
 }

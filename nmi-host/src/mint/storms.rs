@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use token_cache::{Call, FetchError, Fetched, GetError, Policy, Source, TokenCache};
+use rand::seq::SliceRandom;
+use token_cache::testing::Agent;
+use token_cache::{Call, FetchError, Fetched, Source};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OUTAGE;
@@ -19,14 +21,20 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// What no client is kept waiting for longer.
 const BUDGET: Duration = Duration::from_secs(25);
 
+/// Of so many calls in a row a test says how many fail.
+const DECK: usize = 8;
+
 /// A metadata service that counts what is asked of it.
 #[derive(Clone)]
 struct Imds(Arc<Mutex<Books>>);
 
 struct Books {
     latency: Duration,
-    /// The share of calls that fail.
-    failing: f64,
+    /// How many of [`DECK`] calls fail.
+    failing: usize,
+    /// How the next calls end, in an order by chance. Not each call by its own: a client can only be
+    /// promised an answer if failures do not go on for ever.
+    deck: Vec<bool>,
     calls: usize,
     under_way: usize,
     most_under_way: usize,
@@ -38,7 +46,8 @@ impl Imds {
     fn new() -> Self {
         Self(Arc::new(Mutex::new(Books {
             latency: Duration::from_millis(40),
-            failing: 0.0,
+            failing: 0,
+            deck: Vec::new(),
             calls: 0,
             under_way: 0,
             most_under_way: 0,
@@ -47,9 +56,10 @@ impl Imds {
         })))
     }
 
-    fn becomes(&self, latency: Duration, failing: f64) {
+    fn becomes(&self, latency: Duration, failing: usize) {
         let mut books = self.0.lock();
         (books.latency, books.failing) = (latency, failing);
+        books.deck.clear();
     }
 
     fn calls(&self) -> usize {
@@ -69,7 +79,7 @@ impl Imds {
             }
             books.last_second.push_back(now);
             books.most_in_a_second = books.most_in_a_second.max(books.last_second.len());
-            (books.latency, !rand::random_bool(books.failing))
+            (books.latency, books.answers())
         };
         sleep(latency).await;
         self.0.lock().under_way -= 1;
@@ -77,13 +87,24 @@ impl Imds {
     }
 }
 
+impl Books {
+    /// Whether the next call is answered.
+    fn answers(&mut self) -> bool {
+        if self.deck.is_empty() {
+            self.deck = (0..DECK).map(|call| call >= self.failing).collect();
+            self.deck.shuffle(&mut rand::rng());
+        }
+        self.deck.pop().is_none_or(|answered| answered)
+    }
+}
+
 /// The agent's way to that service.
-struct Agent {
+struct Way {
     imds: Imds,
     upstream: Upstream,
 }
 
-impl Source for Agent {
+impl Source for Way {
     type Key = u32;
     type Value = u32;
     type Error = &'static str;
@@ -106,61 +127,23 @@ impl Source for Agent {
     }
 }
 
-/// The agent as a sidecar sees it.
-#[derive(Clone)]
-struct Node(TokenCache<Agent>);
-
-impl Source for Node {
-    type Key = u32;
-    type Value = u32;
-    type Error = &'static str;
-
-    async fn fetch(
-        &self,
-        key: u32,
-        _: Call<u32>,
-    ) -> Result<Fetched<u32>, FetchError<&'static str>> {
-        match timeout(Duration::from_secs(10), self.0.get(&key)).await {
-            Ok(Ok(hit)) => Ok(Fetched { value: hit.value, lifetime: hit.remaining }),
-            Ok(Err(GetError::Source(error))) => Err(FetchError::transient(error)),
-            Ok(Err(_)) | Err(_) => Err(FetchError::transient("no answer")),
-        }
-    }
-
-    fn patience(&self, _: &FetchError<&'static str>) -> Duration {
-        Duration::from_secs(22)
-    }
-}
-
-fn node() -> (Imds, Node) {
+fn node() -> (Imds, Agent<Way>) {
     let imds = Imds::new();
     let upstream = Upstream::new(Issuer::Imds, Pace::IMDS, HostMetrics::detached());
-    let policy = Policy {
-        capacity: 1024,
-        retry_burst: 50,
-        retry_every: Duration::from_millis(200),
-        ..Policy::default()
-    };
-    let agent = Agent { imds: imds.clone(), upstream };
-    (imds, Node(TokenCache::new(agent, policy)))
-}
-
-fn sidecar(node: &Node) -> TokenCache<Node> {
-    let verify_after = Some(Duration::from_secs(10));
-    TokenCache::new(node.clone(), Policy { verify_after, ..Policy::default() })
+    (imds.clone(), Agent::of(Way { imds, upstream }))
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_hundred_pods_that_refresh_at_once_stay_within_what_imds_allows() {
     let (imds, node) = node();
     for key in 0..200 {
-        node.0.get(&key).await.unwrap();
+        node.cache.get(&key).await.unwrap();
     }
     let keeper = node.clone();
-    let upkeep = tokio::spawn(async move { keeper.0.keep_fresh().await });
+    let upkeep = tokio::spawn(async move { keeper.cache.keep_fresh().await });
     tokio::time::advance(DAY / 2).await;
     // All at once, each by the request of a pod, and those of the upkeep beside them.
-    let sidecars: Vec<_> = (0..200).map(|key| (key, sidecar(&node))).collect();
+    let sidecars: Vec<_> = (0..200).map(|key| (key, node.sidecar())).collect();
     let requests = sidecars.iter().map(async |(key, sidecar)| {
         let begun = Instant::now();
         assert_eq!(sidecar.get(key).await.map(|hit| hit.value), Ok(*key));
@@ -178,7 +161,7 @@ async fn two_hundred_pods_that_refresh_at_once_stay_within_what_imds_allows() {
 #[tokio::test(start_paused = true)]
 async fn two_hundred_cold_pods_stay_within_what_imds_allows_and_are_all_served() {
     let (imds, node) = node();
-    let sidecars: Vec<_> = (0..200).map(|key| (key, sidecar(&node))).collect();
+    let sidecars: Vec<_> = (0..200).map(|key| (key, node.sidecar())).collect();
     let requests = sidecars.iter().map(async |(key, sidecar)| {
         let answer = timeout(BUDGET, sidecar.get(key)).await.expect("within the budget");
         assert_eq!(answer.map(|hit| hit.value), Ok(*key));
@@ -193,7 +176,7 @@ async fn two_hundred_cold_pods_stay_within_what_imds_allows_and_are_all_served()
 #[tokio::test(start_paused = true)]
 async fn a_hundred_and_ten_pods_with_one_identity_are_one_call() {
     let (imds, node) = node();
-    let sidecars: Vec<_> = (0..110).map(|_| sidecar(&node)).collect();
+    let sidecars: Vec<_> = (0..110).map(|_| node.sidecar()).collect();
     let requests = sidecars.iter().map(async |sidecar| sidecar.get(&7).await.unwrap().value);
     assert!(futures::future::join_all(requests).await.iter().all(|value| *value == 7));
     assert_eq!(imds.calls(), 1);
@@ -202,8 +185,8 @@ async fn a_hundred_and_ten_pods_with_one_identity_are_one_call() {
 #[tokio::test(start_paused = true)]
 async fn two_hundred_cold_pods_and_a_dead_imds_are_no_storm() {
     let (imds, node) = node();
-    imds.becomes(Duration::from_millis(40), 1.0);
-    let sidecars: Vec<_> = (0..200).map(|key| (key, sidecar(&node))).collect();
+    imds.becomes(Duration::from_millis(40), DECK);
+    let sidecars: Vec<_> = (0..200).map(|key| (key, node.sidecar())).collect();
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(300) {
         let requests = sidecars.iter().map(async |(key, sidecar)| {
@@ -215,8 +198,8 @@ async fn two_hundred_cold_pods_and_a_dead_imds_are_no_storm() {
     }
     let calls = imds.calls();
     assert!((30..=70).contains(&calls), "a probe each ten seconds: {calls}");
-    imds.becomes(Duration::from_millis(40), 0.0);
-    let late = sidecar(&node);
+    imds.becomes(Duration::from_millis(40), 0);
+    let late = node.sidecar();
     let answer = timeout(BUDGET, late.get(&999)).await.expect("within the budget");
     assert_eq!(answer.map(|hit| hit.value), Ok(999), "noticed by the next probe");
 }
@@ -226,15 +209,15 @@ async fn every_second_call_failing_after_two_seconds_for_five_minutes_reaches_no
     let mut slowest = Duration::ZERO;
     for _ in 0..40 {
         let (imds, node) = node();
-        let warm: Vec<_> = (0..8).map(|key| (key, sidecar(&node))).collect();
+        let warm: Vec<_> = (0..8).map(|key| (key, node.sidecar())).collect();
         for (key, sidecar) in &warm {
             sidecar.get(key).await.unwrap();
         }
-        imds.becomes(Duration::from_secs(2), 0.5);
+        imds.becomes(Duration::from_secs(2), DECK / 2);
         let mut cold = Vec::new();
         // Each ten seconds a pod that has no token yet, and all that have one.
         for key in 100..130 {
-            let sidecar = sidecar(&node);
+            let sidecar = node.sidecar();
             cold.push(tokio::spawn(async move {
                 let begun = Instant::now();
                 let answer = timeout(BUDGET, sidecar.get(&key)).await.expect("within the budget");
