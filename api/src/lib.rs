@@ -10,6 +10,7 @@
 
 pub mod arm_id;
 pub mod cloud;
+pub mod correlation;
 pub mod crd;
 pub mod guid;
 pub mod host;
@@ -23,6 +24,7 @@ pub mod tenant;
 pub mod token_hash;
 
 pub use arm_id::{ArmId, IdentityId};
+pub use correlation::CorrelationId;
 pub use crd::{
     AssignedState, AzureAssignedIdentity, AzureAssignedIdentitySpec, AzureAssignedIdentityStatus,
     AzureIdentity, AzureIdentityAttachment, AzureIdentityBinding, AzureIdentityBindingSpec,

@@ -11,7 +11,6 @@
 //! Only the token path exists here, and nothing is ever passed on to another metadata service.
 
 pub mod args;
-pub mod correlation;
 pub mod gate;
 pub mod imds;
 pub mod metrics;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::IdentitySelector;
 use api::node_api::NodeErrorCode;
+use api::{CorrelationId, IdentitySelector};
 use token_cache::{GetError, Request, TokenCache};
 use tokio::time::{Instant, timeout};
 
-use crate::correlation::CorrelationId;
 use crate::imds::{CachedToken, Hosts, ImdsError, Outcome, Reply, TokenRequest};
 use crate::metrics::RequestMetrics;
 use crate::node::{FailedCall, Failure, NodeSource};
@@ -65,7 +64,7 @@ impl Service {
         }
         let own = match &request.correlation {
             Some(id) => id.into(),
-            None => CorrelationId::random(),
+            None => CorrelationId::of_bits(rand::random()),
         };
         let (error, correlation) = match timeout(LONGEST_WAIT, self.wait(request, &own)).await {
             Ok(Ok(reply)) => return (reply, Outcome::Token),

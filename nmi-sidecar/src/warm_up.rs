@@ -76,12 +76,12 @@ fn judge(outcomes: &[(String, Result<(), GetError<FailedCall>>)]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::correlation::CorrelationId;
+    use api::CorrelationId;
     use api::node_api::NodeError;
 
     fn failed(resource: &str, code: NodeErrorCode) -> (String, Result<(), GetError<FailedCall>>) {
         let failure = Failure::from(NodeError::new(code, "why"));
-        let call = FailedCall { failure, correlation: CorrelationId::random() };
+        let call = FailedCall { failure, correlation: CorrelationId::of_bits(7) };
         (resource.to_owned(), Err(GetError::Source(call)))
     }
 

@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use api::matching::Scope;
 use api::node_api::{Assertion, Assignment, NodeError, NodeErrorCode, TokenResponse};
-use api::{IdentitySelector, TokenHash};
+use api::{CorrelationId, IdentitySelector, TokenHash};
 use token_cache::{Budget, GetError, Hit, Request, TokenCache};
 use tokio::time::Instant;
 
 use crate::assigned::AssignedView;
 use crate::caller::{Caller, ServiceAccount};
-use crate::correlation::CorrelationId;
 use crate::crowd::Crowd;
 use crate::mint::{MintError, MintKey, Minter, PodAssertions, Resource, Token};
 use crate::pods::{PodRef, PodView};
@@ -71,7 +70,7 @@ impl Ask {
             patience: Duration::ZERO,
             assertion: None,
             rejected: None,
-            correlation: CorrelationId::random(),
+            correlation: CorrelationId::of_bits(rand::random()),
         }
     }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, header};
 
 use super::answer::Refusal;
 use crate::broker::Ask;
-use crate::correlation::CorrelationId;
+use crate::correlation::correlation_id;
 use crate::mint::{BadResource, Resource};
 use crate::serve::Peer;
 use crate::watched::ObjectKey;
@@ -51,7 +51,7 @@ pub(super) fn read(head: &Parts, own: SocketAddr) -> Result<HostRequest, Refusal
     }
     let pod = pod(&head.headers)?;
     let (resource, selector) = query(head.uri.query().unwrap_or_default())?;
-    let correlation = CorrelationId::of(&head.headers);
+    let correlation = correlation_id(&head.headers);
     let ask = Ask { selector, patience: PATIENCE, correlation, ..Ask::of(resource) };
     Ok(HostRequest { pod, ask })
 }

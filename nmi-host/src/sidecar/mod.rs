@@ -10,7 +10,7 @@ use api::node_api::{
     ASSIGNMENT_PATH, Assignment, MAX_WAIT_SECONDS, NodeError, NodeErrorCode, TOKEN_PATH,
     TokenRequest, TokenResponse,
 };
-use api::{IdentitySelector, TokenHash};
+use api::{CorrelationId, IdentitySelector, TokenHash};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::authn::Authenticator;
 use crate::broker::{Ask, Broker};
 use crate::caller::Caller;
-use crate::correlation::CorrelationId;
+use crate::correlation::correlation_id;
 use crate::metrics::{HostMetrics, Operation};
 use crate::mint::Resource;
 use crate::serve::Peer;
@@ -120,7 +120,7 @@ async fn token(
         let body = body.map_err(|_| {
             NodeError::new(NodeErrorCode::BadRequest, "the body cannot be read or is too long")
         })?;
-        api.token(&caller, CorrelationId::of(&headers), &body).await
+        api.token(&caller, correlation_id(&headers), &body).await
     });
     let answer = answer.await;
     api.answer((Operation::Token, begun), answer)

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use api::CorrelationId;
 use api::node_api::{
     ASSIGNMENT_PATH, Assignment, CORRELATION_HEADER, NodeError, TOKEN_PATH, TokenRequest,
     TokenResponse,
@@ -16,7 +17,6 @@ use tokio::time::{Instant, timeout};
 use super::failure::Failure;
 use super::pool::Pool;
 use crate::args::NodeConfig;
-use crate::correlation::CorrelationId;
 use crate::metrics::{Call, UpstreamMetrics};
 
 /// One attempt. The agent itself may have to wait for Azure; when it answers later than this, the
@@ -70,8 +70,8 @@ impl NodeClient {
     pub async fn assignment(&self, wait: Duration) -> Result<Assignment, Failure> {
         let begun = Instant::now();
         let target = format!("{ASSIGNMENT_PATH}?wait={}", wait.as_secs());
-        let request =
-            Request::get(target).header(CORRELATION_HEADER, CorrelationId::random().as_str());
+        let request = Request::get(target)
+            .header(CORRELATION_HEADER, CorrelationId::of_bits(rand::random()).as_str());
         let answer = self.call(request, Vec::new(), wait + ASSIGNMENT_TIMEOUT).await;
         self.metrics.count(Call::Assignment, answer.as_ref().err(), begun.elapsed());
         answer

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use api::CorrelationId;
 use api::node_api::{NodeError, NodeErrorCode};
 use token_cache::FetchError;
-
-use crate::correlation::CorrelationId;
 
 /// A call for a token that failed, as the cache remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +88,7 @@ mod tests {
     fn only_a_word_on_the_identity_takes_a_cached_token_away() {
         use NodeErrorCode as Code;
         let class = |code| match Failure::from(NodeError::new(code, "x"))
-            .classify(CorrelationId::random())
+            .classify(CorrelationId::of_bits(7))
         {
             FetchError::Revoked(_) => "revoked",
             FetchError::Refused(_) => "refused",
@@ -110,7 +109,7 @@ mod tests {
         for (code, expected) in rows {
             assert_eq!(class(code), expected, "{code:?}");
         }
-        let down = Failure::Unreachable(String::new()).classify(CorrelationId::random());
+        let down = Failure::Unreachable(String::new()).classify(CorrelationId::of_bits(7));
         assert!(matches!(down, FetchError::Transient { retry_after: None, .. }));
     }
 
@@ -119,7 +118,7 @@ mod tests {
         let mut error = NodeError::new(NodeErrorCode::Throttled, "x");
         error.retry_after = Some(7);
         let FetchError::Transient { retry_after, .. } =
-            Failure::from(error).classify(CorrelationId::random())
+            Failure::from(error).classify(CorrelationId::of_bits(7))
         else {
             panic!("throttling is transient");
         };

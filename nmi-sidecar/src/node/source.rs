@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::IdentitySelector;
 use api::node_api::{self, AssignmentState, NodeError, NodeErrorCode, TokenResponse};
+use api::{CorrelationId, IdentitySelector};
 use parking_lot::Mutex;
 use token_cache::{Call, FetchError, Fetched, Source};
 use tokio::time::Instant;
@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::assertion::AssertionFile;
 use super::client::NodeClient;
 use super::failure::{FailedCall, Failure};
-use crate::correlation::CorrelationId;
 use crate::gate::Gate;
 use crate::imds::{CachedToken, TokenKey};
 
@@ -107,7 +106,8 @@ impl Source for NodeSource {
         key: TokenKey,
         call: Call<Arc<CachedToken>>,
     ) -> Result<Fetched<Arc<CachedToken>>, FetchError<FailedCall>> {
-        let correlation = call.trace.map_or_else(CorrelationId::random, CorrelationId::from);
+        let correlation =
+            call.trace.map_or_else(|| CorrelationId::of_bits(rand::random()), CorrelationId::from);
         let refused = call.rejected.and_then(|token| token.hash());
         let request = node_api::TokenRequest {
             resource: key.resource.clone(),
@@ -175,9 +175,9 @@ mod tests {
     fn only_what_time_can_cure_is_waited_for() {
         let not_assigned = |pending| {
             let error = NodeError::new(NodeErrorCode::NotAssigned, "x");
-            Failure::Node { error, pending }.classify(CorrelationId::random())
+            Failure::Node { error, pending }.classify(CorrelationId::of_bits(7))
         };
-        let classified = |failure: Failure| failure.classify(CorrelationId::random());
+        let classified = |failure: Failure| failure.classify(CorrelationId::of_bits(7));
         let node = |code| classified(Failure::from(NodeError::new(code, "x")));
         let rows = [
             (not_assigned(false), true, 5),

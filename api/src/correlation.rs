@@ -1,10 +1,10 @@
-//! The id that ties together what the application, this sidecar, the node's agent and Azure write
+//! The id that ties together what the application, the sidecar, the node's agent and Azure write
 //! down of one call.
 
 use std::fmt;
 use std::sync::Arc;
 
-use api::Guid;
+use crate::Guid;
 
 /// A correlation id: a GUID, as support people of Azure expect it. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,9 +13,9 @@ pub struct CorrelationId(Arc<str>);
 // === impl CorrelationId ===
 
 impl CorrelationId {
-    /// A new one.
-    pub fn random() -> Self {
-        let hex = format!("{:032x}", rand::random::<u128>());
+    /// The one of these bits: a new one, if they are random.
+    pub fn of_bits(bits: u128) -> Self {
+        let hex = format!("{bits:032x}");
         let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
         Self(format!("{a}-{b}-{c}-{d}-{e}").into())
     }
@@ -38,6 +38,7 @@ impl From<&Guid> for CorrelationId {
 }
 
 impl From<Arc<str>> for CorrelationId {
+    /// Of one that was [`CorrelationId::shared`].
     fn from(id: Arc<str>) -> Self {
         Self(id)
     }
@@ -54,9 +55,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn new_ids_are_guids_and_differ() {
-        let (one, two) = (CorrelationId::random(), CorrelationId::random());
-        assert!(one.as_str().parse::<Guid>().is_ok(), "{one}");
-        assert_ne!(one, two);
+    fn whatever_the_bits_it_is_a_guid() {
+        for (bits, expected) in [
+            (0, "00000000-0000-0000-0000-000000000000"),
+            (u128::MAX, "ffffffff-ffff-ffff-ffff-ffffffffffff"),
+            (0x0123_4567_89ab_cdef_0011_2233_4455_6677, "01234567-89ab-cdef-0011-223344556677"),
+        ] {
+            let id = CorrelationId::of_bits(bits);
+            assert_eq!(id.as_str(), expected);
+            let guid: Guid = expected.parse().unwrap();
+            assert_eq!(CorrelationId::from(&guid), id);
+        }
     }
 }
