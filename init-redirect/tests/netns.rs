@@ -2,41 +2,20 @@
 //!
 //! The test's own namespace is the pod's. A second one, `azure`, stands for everything outside: it
 //! has the addresses of the metadata service and of the wireserver, and counts who gets there.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use netfilter::testing::{isolate, run, within};
-
-/// Declares each rule below as a test in namespaces of its own, once per backend.
-macro_rules! with_both_backends {
-    ($($rule:ident)*) => {
-        mod nft {
-            $(#[test]
-            fn $rule() {
-                if netfilter::testing::isolate(concat!("nft::", stringify!($rule))) {
-                    super::$rule("nft");
-                }
-            })*
-        }
-        mod legacy {
-            $(#[test]
-            fn $rule() {
-                if netfilter::testing::isolate(concat!("legacy::", stringify!($rule))) {
-                    super::$rule("legacy");
-                }
-            })*
-        }
-    };
-}
+use netfilter::testing::{PATIENCE, dial, is_refused, isolate, run, within};
+use netfilter::with_both_backends;
 
 with_both_backends! {
+    "nft", "legacy";
     every_user_gets_to_the_sidecar_and_to_nothing_else
     a_wireserver_may_be_left_open
     a_second_run_changes_nothing
@@ -58,9 +37,6 @@ const NODE: &str = "10.77.1.1";
 
 /// The only writable place of a container with a read-only file system that is always there.
 const LOCK: &str = "XTABLES_LOCKFILE=/dev/shm/xtables.lock";
-
-/// Bounds what should be immediate; far above what a busy machine needs.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 // === the rules ===
 
@@ -426,27 +402,12 @@ fn succeeds(args: &[&str]) -> String {
     stdout
 }
 
-/// Connects and returns what the other side said.
-fn dial(ip: Ipv4Addr, port: u16) -> std::io::Result<String> {
-    let address = SocketAddr::V4(SocketAddrV4::new(ip, port));
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
 /// The same as another user.
 fn dial_as(uid: u32, ip: Ipv4Addr, port: u16) -> String {
     run(&format!(
         "setpriv --reuid={uid} --regid={uid} --clear-groups \
          timeout 5 bash -c 'exec 3<>/dev/tcp/{ip}/{port} && cat <&3'"
     ))
-}
-
-fn is_refused(ip: Ipv4Addr, port: u16) {
-    let error = dial(ip, port).expect_err("it is out of reach");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{ip}:{port}: {error}");
 }
 
 fn rules(backend: &str) -> String {

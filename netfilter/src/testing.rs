@@ -7,12 +7,41 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Bounds what should be immediate; far above what a busy machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Declares each rule as a test in namespaces of its own, once per backend, which it is given as
+/// the two expressions in front say. The rules are functions beside the macro.
+#[macro_export]
+macro_rules! with_both_backends {
+    ($nft:expr, $legacy:expr; $($rule:ident)*) => {
+        mod nft {
+            $(#[test]
+            fn $rule() {
+                if $crate::testing::isolate(concat!("nft::", stringify!($rule))) {
+                    super::$rule($nft);
+                }
+            })*
+        }
+        mod legacy {
+            $(#[test]
+            fn $rule() {
+                if $crate::testing::isolate(concat!("legacy::", stringify!($rule))) {
+                    super::$rule($legacy);
+                }
+            })*
+        }
+    };
+}
 
 /// Set in the process that is inside, to the namespace that it must not be in.
 const INSIDE: &str = "NETFILTER_TEST_INSIDE";
@@ -74,4 +103,25 @@ pub fn within<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
         });
         inside.join().unwrap_or_else(|_| panic!("the work in {name} panicked"))
     })
+}
+
+/// Connects and returns what the other side said.
+///
+/// # Errors
+/// If nobody answers there.
+pub fn dial(ip: Ipv4Addr, port: u16) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((ip, port)), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Makes sure that connections are answered by a reset.
+///
+/// # Panics
+/// If somebody answers, or nobody at all.
+pub fn is_refused(ip: Ipv4Addr, port: u16) {
+    let error = dial(ip, port).expect_err("it is out of reach");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{ip}:{port}: {error}");
 }

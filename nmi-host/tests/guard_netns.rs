@@ -3,48 +3,27 @@
 //! The test's own namespace is the node's. `pod` and `excepted` are two pods on it, and `azure` has
 //! the metadata address and counts who gets there. The module is compiled into this test, because
 //! nothing but the guard itself is needed here.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../src/guard/mod.rs"]
 mod guard;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use netfilter::testing::{isolate, run, within};
-use netfilter::{Backend, BackendChoice, Error};
+use netfilter::testing::{PATIENCE, dial, is_refused, isolate, run, within};
+use netfilter::{Backend, BackendChoice, Error, with_both_backends};
 use parking_lot::Mutex;
 
 use crate::guard::{Applied, Guard, GuardConfig, GuardError};
 
-/// Declares each rule below as a test in namespaces of its own, once per backend.
-macro_rules! with_both_backends {
-    ($($rule:ident)*) => {
-        mod nft {
-            $(#[test]
-            fn $rule() {
-                if netfilter::testing::isolate(concat!("nft::", stringify!($rule))) {
-                    super::$rule(netfilter::Backend::Nft);
-                }
-            })*
-        }
-        mod legacy {
-            $(#[test]
-            fn $rule() {
-                if netfilter::testing::isolate(concat!("legacy::", stringify!($rule))) {
-                    super::$rule(netfilter::Backend::Legacy);
-                }
-            })*
-        }
-    };
-}
-
 with_both_backends! {
+    netfilter::Backend::Nft, netfilter::Backend::Legacy;
     only_an_excepted_pod_gets_through
     a_second_process_finds_nothing_to_do
     an_exception_that_ends_cuts_connections_that_are_open
@@ -59,9 +38,6 @@ const POD: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 2);
 const EXCEPTED: Ipv4Addr = Ipv4Addr::new(10, 77, 3, 2);
 /// What else is outside, and nobody's business.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
-
-/// Bounds what should be immediate; far above what a busy machine needs.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 // === the rules ===
 
@@ -328,20 +304,6 @@ impl Node {
         within("azure", || assert_eq!(dial(METADATA, 80).unwrap(), "hello"));
         self.visits.lock().get(&IpAddr::V4(pod)).copied().unwrap_or_default()
     }
-}
-
-/// Connects and returns what the other side said.
-fn dial(ip: Ipv4Addr, port: u16) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((ip, port)), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn is_refused(ip: Ipv4Addr, port: u16) {
-    let error = dial(ip, port).expect_err("it is out of reach");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{ip}:{port}: {error}");
 }
 
 fn rules(backend: Backend) -> String {
