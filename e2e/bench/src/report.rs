@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::machine::Machine;
@@ -72,11 +72,6 @@ pub(crate) struct Promise {
 // === impl Report ===
 
 impl Report {
-    /// Says where it was measured.
-    pub(crate) fn measured_on(&mut self, machine: Machine) {
-        self.machine = machine;
-    }
-
     /// Takes a figure in.
     pub(crate) fn figure(&mut self, figure: Figure) {
         self.figures.push(figure);
@@ -99,13 +94,34 @@ impl Report {
         self.promises.push(Promise { what: what.to_owned(), value, at_most, unit, kept });
     }
 
+    /// Says where it was measured, prints the tables, and writes everything; an error if promises
+    /// are to be checked and one is not kept even with the slack that is given.
+    pub(crate) fn publish(
+        mut self,
+        machine: Machine,
+        file: &Path,
+        check: Option<f64>,
+    ) -> Result<()> {
+        self.machine = machine;
+        self.print()?;
+        self.write(file)?;
+        let Some(slack) = check else { return Ok(()) };
+        let broken = self.broken(slack);
+        ensure!(
+            broken.is_empty(),
+            "worse than {slack} times what was promised: {}",
+            broken.join("; ")
+        );
+        Ok(())
+    }
+
     /// Prints the tables.
-    pub(crate) fn print(&self) -> Result<()> {
+    fn print(&self) -> Result<()> {
         io::stdout().write_all(self.text().as_bytes()).context("cannot print the report")
     }
 
     /// Writes everything, every sample included.
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+    fn write(&self, file: &Path) -> Result<()> {
         let name = file.display();
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)
@@ -116,7 +132,7 @@ impl Report {
     }
 
     /// The promises that are not kept even if `slack` times as much is allowed.
-    pub(crate) fn broken(&self, slack: f64) -> Vec<&str> {
+    fn broken(&self, slack: f64) -> Vec<&str> {
         let broken = self.promises.iter().filter(|promise| promise.value > promise.at_most * slack);
         broken.map(|promise| promise.what.as_str()).collect()
     }

@@ -126,16 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();
     threads.block_on(measure(args, &mut report))?;
     drop(threads);
-    report.measured_on(watch.end()?);
-    report.print()?;
-    report.write(&args.output)?;
-    if let Some(slack) = args.check {
-        let broken = report.broken(slack);
-        if !broken.is_empty() {
-            bail!("worse than {slack} times what was promised: {}", broken.join("; "));
-        }
-    }
-    Ok(())
+    report.publish(watch.end()?, &args.output, args.check)
 }
 
 async fn measure(args: &Args, report: &mut Report) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::fakes::Fakes;
@@ -94,16 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if wanted(Part::Sizes) {
         sizes::measure(&stage.programs, args.images.as_deref(), &mut report)?;
     }
-    report.measured_on(watch.end()?);
-    report.print()?;
-    report.write(&args.output)?;
-    if let Some(slack) = args.check {
-        let broken = report.broken(slack);
-        if !broken.is_empty() {
-            bail!("worse than {slack} times what was promised: {}", broken.join("; "));
-        }
-    }
-    Ok(())
+    report.publish(watch.end()?, &args.output, args.check)
 }
 
 // === impl Stage ===
