@@ -238,6 +238,16 @@ mod tests {
         serde_json::from_slice(&sent).unwrap()
     }
 
+    /// The caller of these headers, about whom the API server is asked and answers so.
+    async fn reviewed(
+        authenticator: &Authenticator,
+        headers: &HeaderMap,
+        api: &mut Api,
+        (status, body): (StatusCode, Value),
+    ) -> Result<Caller, NodeError> {
+        tokio::join!(authenticator.caller(headers, PEER), answer(api, status, body)).0
+    }
+
     #[tokio::test]
     async fn callers_with_one_token_share_one_review_and_its_verdict() {
         let (authenticator, mut api) = authenticator();
@@ -257,28 +267,32 @@ mod tests {
     async fn a_known_token_outlives_the_api_server_and_its_own_end_by_half_a_day() {
         let (authenticator, mut api) = authenticator();
         let headers = headers(&token(3600));
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::CREATED, accepted())
-        );
-        pod.unwrap();
+        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
+            .await
+            .unwrap();
 
         tokio::time::advance(Duration::from_secs(301)).await;
         let down = json!({"kind": "Status", "status": "Failure", "code": 500, "message": "x"});
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
-        );
+        let pod = reviewed(
+            &authenticator,
+            &headers,
+            &mut api,
+            (StatusCode::INTERNAL_SERVER_ERROR, down.clone()),
+        )
+        .await;
         assert_eq!(pod.unwrap().pod.name, "web-0", "served from the older review");
         // The next one does not even ask, for a moment.
         assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.name, "web-0");
 
         for (hours, expected) in [(1, true), (11, true), (2, false)] {
             tokio::time::advance(Duration::from_secs(hours * 3600)).await;
-            let (pod, _) = tokio::join!(
-                authenticator.caller(&headers, PEER),
-                answer(&mut api, StatusCode::INTERNAL_SERVER_ERROR, down.clone())
-            );
+            let pod = reviewed(
+                &authenticator,
+                &headers,
+                &mut api,
+                (StatusCode::INTERNAL_SERVER_ERROR, down.clone()),
+            )
+            .await;
             match pod {
                 Ok(caller) => assert!(expected && caller.pod.name == "web-0", "{hours}"),
                 Err(error) => {
@@ -292,17 +306,13 @@ mod tests {
     async fn an_ended_token_is_no_good_to_an_api_server_that_answers() {
         let (authenticator, mut api) = authenticator();
         let headers = headers(&token(60));
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::CREATED, accepted())
-        );
-        pod.unwrap();
+        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
+            .await
+            .unwrap();
         tokio::time::advance(Duration::from_secs(61)).await;
         let rejected = json!({"status": {"authenticated": false, "error": "expired"}});
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::CREATED, rejected)
-        );
+        let pod =
+            reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, rejected)).await;
         assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unauthenticated);
     }
 
@@ -310,11 +320,9 @@ mod tests {
     async fn an_api_server_that_hangs_makes_a_known_caller_wait_half_a_second_each_five() {
         let (authenticator, mut api) = authenticator();
         let headers = headers(&token(3600));
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::CREATED, accepted())
-        );
-        pod.unwrap();
+        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
+            .await
+            .unwrap();
         tokio::time::advance(Duration::from_secs(301)).await;
         let begun = Instant::now();
         assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.name, "web-0");
@@ -330,25 +338,19 @@ mod tests {
         let (authenticator, mut api) = authenticator();
         let headers = headers(&token(3600));
         let rejected = json!({"status": {"authenticated": false, "error": "expired"}});
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::CREATED, accepted())
-        );
-        pod.unwrap();
+        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
+            .await
+            .unwrap();
         tokio::time::advance(Duration::from_secs(301)).await;
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::CREATED, rejected)
-        );
+        let pod =
+            reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, rejected)).await;
         assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unauthenticated);
         let error = authenticator.caller(&headers, PEER).await.unwrap_err();
         assert_eq!(error.code, NodeErrorCode::Unauthenticated, "remembered");
 
         tokio::time::advance(Duration::from_secs(11)).await;
-        let (pod, _) = tokio::join!(
-            authenticator.caller(&headers, PEER),
-            answer(&mut api, StatusCode::CREATED, accepted())
-        );
+        let pod =
+            reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted())).await;
         assert_eq!(pod.unwrap().pod.name, "web-0");
     }
 

@@ -73,11 +73,21 @@ impl Endpoint {
         ask(self.address, self.trusted.clone(), head, token, body).await
     }
 
-    /// Lets the API server say something about the next token that it is asked about.
-    async fn review(&mut self, verdict: &Value) {
-        let (_, send) = self.api_server.next_request().await.expect("a review is asked for");
-        let body = Body::from(serde_json::to_vec(verdict).unwrap());
-        send.send_response(Response::builder().status(201).body(body).unwrap());
+    /// The same for a token with a pod's bearer that the API server is asked about, and says this
+    /// of.
+    async fn ask_reviewed(
+        &mut self,
+        token: &str,
+        body: &str,
+        verdict: &Value,
+    ) -> (u16, String, Value) {
+        let asking = ask(self.address, self.trusted.clone(), TOKEN, Some(token), body);
+        let review = async {
+            let (_, send) = self.api_server.next_request().await.expect("a review is asked for");
+            let body = Body::from(serde_json::to_vec(verdict).unwrap());
+            send.send_response(Response::builder().status(201).body(body).unwrap());
+        };
+        tokio::join!(asking, review).0
     }
 }
 
@@ -116,11 +126,7 @@ async fn a_pod_gets_the_token_of_its_identity() {
     let mut endpoint = endpoint(&imds.endpoint).await;
     endpoint.node.assign([assigned("db", Some(CLIENT))]);
     let token = pod_token();
-    let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
-    let asking = ask(address, trusted, TOKEN, Some(&token), BODY);
-    let verdict = accepted();
-    let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
-    let (status, head, body) = answer;
+    let (status, head, body) = endpoint.ask_reviewed(&token, BODY, &accepted()).await;
     assert_eq!(status, 200, "{body}");
     assert!(head.contains("cache-control: no-store"), "{head}");
     let response: TokenResponse = serde_json::from_value(body).unwrap();
@@ -165,9 +171,7 @@ async fn who_is_not_a_pod_of_this_node_gets_nothing() {
     ];
     for (number, (verdict, status, code)) in cases.into_iter().enumerate() {
         let token = unsigned(&json!({"exp": unix_now() + 3600, "n": number}));
-        let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
-        let asking = ask(address, trusted, TOKEN, Some(&token), BODY);
-        let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
+        let answer = endpoint.ask_reviewed(&token, BODY, &verdict).await;
         assert_eq!((answer.0, answer.2["error"].as_str()), (status, Some(code)), "{}", answer.2);
     }
 }
@@ -184,10 +188,7 @@ async fn malformed_requests_of_a_known_pod_are_told_so() {
     let mut endpoint = endpoint("http://127.0.0.1:9").await;
     endpoint.node.assign([assigned("db", Some(CLIENT))]);
     let token = pod_token();
-    let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
-    let asking = ask(address, trusted, TOKEN, Some(&token), "{}");
-    let verdict = accepted();
-    let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
+    let answer = endpoint.ask_reviewed(&token, "{}", &accepted()).await;
     assert_eq!((answer.0, answer.2["error"].as_str()), (400, Some("bad_request")));
 
     let long = format!(r#"{{"resource":"{}"}}"#, "x".repeat(9000));
@@ -210,10 +211,7 @@ async fn malformed_requests_of_a_known_pod_are_told_so() {
 /// Has the pod known, and gets its first token.
 async fn served(endpoint: &mut Endpoint, token: &str) -> TokenResponse {
     endpoint.node.assign([assigned("db", Some(CLIENT))]);
-    let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
-    let asking = ask(address, trusted, TOKEN, Some(token), BODY);
-    let verdict = accepted();
-    let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
+    let answer = endpoint.ask_reviewed(token, BODY, &accepted()).await;
     assert_eq!(answer.0, 200, "{}", answer.2);
     serde_json::from_value(answer.2).unwrap()
 }
@@ -273,10 +271,7 @@ async fn azures_refusal_reaches_the_sidecar() {
     let mut endpoint = endpoint(&imds.endpoint).await;
     endpoint.node.assign([assigned("db", Some(CLIENT))]);
     let token = pod_token();
-    let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
-    let asking = ask(address, trusted, TOKEN, Some(&token), BODY);
-    let verdict = accepted();
-    let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
+    let answer = endpoint.ask_reviewed(&token, BODY, &accepted()).await;
     assert_eq!((answer.0, answer.2["error"].as_str()), (422, Some("refused")));
     assert!(answer.2["message"].as_str().unwrap().contains("AADSTS500011"));
 }
@@ -286,10 +281,7 @@ async fn a_pod_is_asked_for_its_assertion_and_no_other_pods_will_do() {
     let mut endpoint = endpoint("http://127.0.0.1:9").await;
     endpoint.node.assign([federated("db", CLIENT, FederatedBy::Pod)]);
     let token = pod_token();
-    let (address, trusted) = (endpoint.address, endpoint.trusted.clone());
-    let asking = ask(address, trusted, TOKEN, Some(&token), BODY);
-    let verdict = accepted();
-    let (answer, ()) = tokio::join!(asking, endpoint.review(&verdict));
+    let answer = endpoint.ask_reviewed(&token, BODY, &accepted()).await;
     assert_eq!((answer.0, answer.2["error"].as_str()), (428, Some("assertion_required")));
     // The pod's service account is the one that the API server named, whatever the request says.
     let other = assertion("web", 3600);
