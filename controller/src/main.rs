@@ -111,6 +111,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     let shutdown = Shutdown::on_signals()?;
     let metrics = Metrics::new("controller", env!("CARGO_PKG_VERSION"));
+    compute.register(&metrics);
     let counters = ControllerMetrics::new(&metrics);
     let adoption = AdoptionMetrics::new(&metrics);
     let readiness = Readiness::default();

@@ -10,6 +10,7 @@ use api::{Host, IdentityId};
 use azure_core::credentials::TokenCredential;
 use azure_core::http::{Transport, Url};
 use parking_lot::Mutex;
+use runtime::Metrics;
 use tokio::time::Instant;
 
 use super::model::{self, View};
@@ -70,6 +71,11 @@ impl ArmClient {
     ) -> Result<Self, EndpointError> {
         let requests = Requests::new(cloud, credential, transport)?;
         Ok(Self { requests, sightings: Mutex::default() })
+    }
+
+    /// Makes known how many requests are sent.
+    pub(crate) fn register(&self, metrics: &Metrics) {
+        self.requests.register(metrics);
     }
 
     fn url(&self, host: &Host) -> Url {

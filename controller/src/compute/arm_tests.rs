@@ -1,10 +1,12 @@
 //! The ARM client against scripted answers: what is sent, in which order, and what is made of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::cloud::{Cloud, CloudName, CustomEndpoints};
 use api::{Guid, Host};
+use runtime::Metrics;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -356,6 +358,41 @@ async fn a_change_without_an_answer_is_sent_once_and_may_have_been_made() {
         assert!(!error.changed_nothing() && error.is_transient(), "{lost:?}: {error:?}");
         assert_eq!(script.methods(), ["GET", "PATCH"], "{lost:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_request_is_counted_with_its_answer() {
+    let script = Script::new([
+        refusal(502, "BadGateway", "oops"), // and once more
+        host(&[]),
+        accepted(&[]),
+        operation("InProgress"),
+        refusal(429, "TooManyRequests", "slow"),
+        operation("Succeeded"),
+        host(&["a"]),
+        refusal(403, "AuthorizationFailed", "no"),
+        Answer::Silence,
+    ]);
+    let (client, metrics) = (client(&script), Metrics::new("test", "0"));
+    client.register(&metrics);
+    let after = get_and_patch(&client, &vm(), (&["a"], &[])).await.unwrap();
+    client.patch(&vm(), &after, &delta(&["b"], &[])).await.unwrap_err();
+    client.get(&vm()).await.unwrap_err();
+    let text = metrics.text();
+    let counted: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("podidentity_arm_requests_total"))
+        .collect();
+    let expected = [
+        r#"{request="get",answer="ok"} 2"#,
+        r#"{request="get",answer="failed"} 1"#,
+        r#"{request="get",answer="none"} 1"#,
+        r#"{request="patch",answer="ok"} 1"#,
+        r#"{request="patch",answer="refused"} 1"#,
+        r#"{request="poll",answer="ok"} 2"#,
+        r#"{request="poll",answer="throttled"} 1"#,
+    ];
+    assert_eq!(counted, BTreeSet::from(expected));
 }
 
 #[tokio::test(start_paused = true)]

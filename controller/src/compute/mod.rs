@@ -11,6 +11,7 @@ use api::{Guid, Host, IdentityId};
 mod arm;
 #[cfg(test)]
 mod arm_tests;
+mod counting;
 mod errors;
 #[cfg(test)]
 mod fixtures;

@@ -143,7 +143,7 @@ pub(super) async fn finish(
         tokio::time::sleep(delay).await;
         fault_point!("poll", "during");
         blind = None;
-        let progress = match requests.get(track.url()).await {
+        let progress = match requests.poll(track.url()).await {
             Ok(reply) => track.read(&reply),
             // The operation goes on whether we hear of it or not.
             Err(error) if error.is_transient() => Progress::Running(None),

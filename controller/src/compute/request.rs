@@ -19,8 +19,10 @@ use azure_core::http::{
     PipelineSendOptions, Request, RetryOptions, StatusCode, Transport, Url,
 };
 use jiff::Timestamp;
+use runtime::Metrics;
 
 use super::ArmError;
+use super::counting::{Purpose, RequestCounter};
 use super::model::PatchBody;
 
 /// How long one answer may take, tries and token included. ARM itself gives up after 60 s.
@@ -45,6 +47,7 @@ pub(super) struct Requests {
     endpoint: Url,
     reading: Pipeline,
     writing: Pipeline,
+    counter: RequestCounter,
 }
 
 /// An answer, whatever its status.
@@ -74,7 +77,9 @@ impl Requests {
             .ok_or_else(|| EndpointError(cloud.resource_manager.clone()))?;
         let scope = format!("{}/.default", cloud.resource_manager_audience);
         let authorize = BearerTokenAuthorizationPolicy::new(credential, [scope]);
-        let policies: Vec<Arc<dyn Policy>> = vec![Arc::new(authorize), Arc::new(Agent)];
+        let counter = RequestCounter::default();
+        let policies: Vec<Arc<dyn Policy>> =
+            vec![Arc::new(authorize), Arc::new(Agent), Arc::new(counter.clone())];
         let twice = RetryOptions::exponential(ExponentialRetryOptions {
             max_retries: 2,
             ..ExponentialRetryOptions::default()
@@ -83,7 +88,12 @@ impl Requests {
         // A change is sent once. If it was made and only the answer is lost, a second try meets a
         // host that has changed, and takes what the first one did for the work of others.
         let writing = pipeline(transport, policies, RetryOptions::none());
-        Ok(Self { endpoint, reading, writing })
+        Ok(Self { endpoint, reading, writing, counter })
+    }
+
+    /// Makes known how many there were.
+    pub(super) fn register(&self, metrics: &Metrics) {
+        self.counter.register(metrics);
     }
 
     /// The URL of a resource. Segments are escaped: an id cannot reach another path or host.
@@ -105,7 +115,12 @@ impl Requests {
 
     /// Reads `url`.
     pub(super) async fn get(&self, url: &Url) -> Result<Reply, ArmError> {
-        send(&self.reading, Request::new(url.clone(), Method::Get)).await
+        send(&self.reading, Request::new(url.clone(), Method::Get), Purpose::Get).await
+    }
+
+    /// Reads how far the change is that `url` tells of.
+    pub(super) async fn poll(&self, url: &Url) -> Result<Reply, ArmError> {
+        send(&self.reading, Request::new(url.clone(), Method::Get), Purpose::Poll).await
     }
 
     /// Changes `url`, if it still is the version `etag`.
@@ -124,7 +139,7 @@ impl Requests {
             code: "InvalidRequest".to_owned(),
             message: error.to_string(),
         })?;
-        send(&self.writing, request).await
+        send(&self.writing, request, Purpose::Patch).await
     }
 }
 
@@ -140,9 +155,13 @@ fn pipeline(transport: Transport, policies: Vec<Arc<dyn Policy>>, retry: RetryOp
     Pipeline::new(Some(name), Some(version), options, Vec::new(), policies, Some(retried))
 }
 
-async fn send(pipeline: &Pipeline, mut request: Request) -> Result<Reply, ArmError> {
+async fn send(
+    pipeline: &Pipeline,
+    mut request: Request,
+    purpose: Purpose,
+) -> Result<Reply, ArmError> {
     let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-    let context = Context::new();
+    let context = Context::new().with_value(purpose);
     let sent = pipeline.send(&context, &mut request, Some(options));
     // On the heap: the pipeline's future would be carried along by every caller's.
     let answer = tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(sent))
