@@ -87,7 +87,21 @@ pub(crate) fn status(state: AssignedState, message: Option<String>) -> AzureAssi
         message,
         client_id: None,
         object_id: None,
+        host: None,
     }
+}
+
+/// Whether the stored status says what it should. One that names no host is not written again for
+/// that: it is older than the field, or the cluster's schema is.
+pub(crate) fn is_said(
+    stored: Option<&AzureAssignedIdentityStatus>,
+    wanted: &AzureAssignedIdentityStatus,
+) -> bool {
+    let Some(stored) = stored else { return false };
+    let AzureAssignedIdentityStatus { status, message, client_id, object_id, host } = stored;
+    (status, message, client_id, object_id)
+        == (&wanted.status, &wanted.message, &wanted.client_id, &wanted.object_id)
+        && (host.is_none() || *host == wanted.host)
 }
 
 fn owner(pod: &BoundPod) -> OwnerReference {

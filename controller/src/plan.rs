@@ -6,7 +6,7 @@ use api::matching::Scope;
 use api::{AssignedState, AzureAssignedIdentity, AzureAssignedIdentityStatus};
 
 use crate::cluster::Cluster;
-use crate::content::{self, is_current, is_ours};
+use crate::content::{self, is_current, is_ours, is_said};
 use crate::desired::{Assignment, Place, desired};
 use crate::snapshot::ObjectKey;
 use crate::verdict::{Verdict, judge};
@@ -69,7 +69,7 @@ pub(crate) fn rank(
         None => Some(Rank::Announce),
         Some(stored)
             if is_current(assignment, stored)
-                && stored.status.as_ref() == Some(&verdict.status) =>
+                && is_said(stored.status.as_ref(), &verdict.status) =>
         {
             None
         }

@@ -118,6 +118,17 @@ fn an_edit_of_identity_or_binding_moves_only_what_it_changes() {
     };
     assert!(edit_identity(&|i| i.metadata.resource_version = Some("9".into())).is_empty());
     assert_eq!(edit_identity(&|i| i.spec.ad_resource_id = Some("x".into())), ["replace Assigned"]);
+    let casing = id("db").as_str().to_ascii_uppercase();
+    assert_eq!(
+        edit_identity(&|i| i.spec.resource_id = Some(casing.clone())),
+        ["replace Assigned"],
+        "the copy follows, the rights stay"
+    );
+    assert_eq!(
+        edit_identity(&|i| i.metadata.uid = Some("recreated".into())),
+        ["replace Assigned"],
+        "seen as one change: the same Azure identity"
+    );
     let elsewhere = id("queue").as_str().to_owned();
     assert_eq!(
         edit_identity(&|i| i.spec.resource_id = Some(elsewhere.clone())),
@@ -134,6 +145,56 @@ fn an_edit_of_identity_or_binding_moves_only_what_it_changes() {
     let edited: &mut AzureIdentityBinding = Arc::make_mut(&mut world.bindings[0]);
     edited.spec.weight = Some(2);
     assert_eq!(apply(&mut world, &views("a", &["db"])), ["replace Assigned"]);
+}
+
+#[test]
+fn another_casing_of_the_resource_id_is_the_same_need() {
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    let before = engine(&world, &Views::new()).ledger.needs();
+    let identity = Arc::make_mut(&mut world.identities[0]);
+    identity.spec.resource_id = Some(id("db").as_str().to_ascii_uppercase());
+    assert_eq!(engine(&world, &Views::new()).ledger.needs(), before, "nothing is detached");
+}
+
+#[test]
+fn an_identity_in_use_that_is_federated_from_now_on_needs_no_host_any_more() {
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    apply(&mut world, &views("a", &["db"]));
+    let spec = &mut Arc::make_mut(&mut world.identities[0]).spec;
+    spec.kind = api::crd::IdentityType::Federated;
+    spec.federated_by = Some(api::crd::FederatedBy::NodeAgent);
+    spec.tenant_id = Some("contoso.example".to_owned());
+    assert_eq!(apply(&mut world, &views("a", &["db"])), ["replace Assigned"]);
+    let status = world.assigned[0].status.clone().unwrap();
+    assert_eq!((status.client_id, status.host), (None, None), "nothing that ARM reported");
+    assert!(engine(&world, &views("a", &["db"])).ledger.needs().is_empty());
+    assert!(apply(&mut world, &views("a", &[])).is_empty());
+}
+
+#[test]
+fn an_identity_that_is_deleted_and_created_again_is_assigned_anew() {
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    apply(&mut world, &views("a", &["db"]));
+    let mut identity = world.identities.remove(0);
+    assert_eq!(apply(&mut world, &views("a", &["db"])), ["delete"]);
+    Arc::make_mut(&mut identity).metadata.uid = Some("recreated".to_owned());
+    world.identities.push(identity);
+    assert_eq!(apply(&mut world, &views("a", &["db"])), ["create Assigned"]);
+    assert!(apply(&mut world, &views("a", &["db"])).is_empty());
+}
+
+#[test]
+fn objects_of_a_release_that_named_no_host_are_not_written_again_for_it() {
+    let mut world = world();
+    world.pods = vec![pod("apps", "web", "sel", "n1").into()];
+    apply(&mut world, &views("a", &["db"]));
+    let status = Arc::make_mut(&mut world.assigned[0]).status.as_mut().unwrap();
+    assert!(status.host.take().is_some());
+    assert!(apply(&mut world, &views("a", &["db"])).is_empty());
+    assert!(apply(&mut world, &Views::new()).is_empty());
 }
 
 #[test]

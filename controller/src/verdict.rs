@@ -1,5 +1,6 @@
 //! Whether one assignment can be used now, and if not, why. Pure.
 
+use api::crd::attachment_name;
 use api::{
     AssignedState, AzureAssignedIdentity, AzureAssignedIdentityStatus, Guid, Host, IdentityId,
 };
@@ -12,8 +13,11 @@ use crate::snapshot::key;
 /// What is to be said about an assignment.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Verdict {
+    /// How it stands, as far as that is known.
     pub(crate) standing: Standing,
-    /// The status that its object should have.
+    /// The status that its object should have: may still say `Assigned` when ARM reports that the
+    /// identity is not attached any more. It is attached again, and meanwhile the pod may use what
+    /// tokens there are.
     pub(crate) status: AzureAssignedIdentityStatus,
 }
 
@@ -53,9 +57,20 @@ pub(crate) fn judge(
             status: content::status(AssignedState::Assigned, None),
         },
         // A pod outlives its node's object by a moment: what it had is not taken away for that.
-        Place::Unknown(problem) => waiting(assignment, stored, Standing::NoHost(problem.clone())),
+        Place::Unknown(problem) => {
+            waiting(assignment, stored, Standing::NoHost(problem.clone()), Seen::Nothing)
+        }
         Place::Host { host, identity } => on_host(assignment, stored, view, (host, identity)),
     }
+}
+
+/// What ARM said of an identity that is not attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// Nothing yet.
+    Nothing,
+    /// That it is not attached.
+    Missing,
 }
 
 fn on_host(
@@ -71,57 +86,56 @@ fn on_host(
             (Some(written), Some(attached)) if written != *attached => refused(
                 assignment,
                 Standing::ClientIdMismatch { written, attached: attached.clone() },
-                host,
             ),
             _ => Verdict {
                 standing: Standing::Assigned,
                 status: AzureAssignedIdentityStatus {
                     client_id: details.client_id.as_ref().map(Guid::to_string),
                     object_id: details.object_id.as_ref().map(Guid::to_string),
+                    host: Some(attachment_name(host)),
                     ..content::status(AssignedState::Assigned, None)
                 },
             },
         };
     }
     if let Some(trouble) = view.and_then(|view| view.refused.get(identity)) {
-        return refused(assignment, Standing::Refused(trouble.clone()), host);
+        return refused(assignment, Standing::Refused(trouble.clone()));
     }
     let standing = match view.and_then(|view| view.trouble.as_ref()) {
         Some(trouble) => Standing::HostTrouble(trouble.clone()),
         None if known.is_none() => Standing::Undetermined,
         None => Standing::Attaching,
     };
-    waiting(assignment, stored, standing)
+    let seen = if known.is_some() { Seen::Missing } else { Seen::Nothing };
+    waiting(assignment, stored, standing, seen)
 }
 
 /// Not usable, and known to be.
-fn refused(assignment: &Assignment<'_>, standing: Standing, host: &Host) -> Verdict {
-    let status =
-        content::status(AssignedState::Created, message(assignment, &standing, Some(host)));
+fn refused(assignment: &Assignment<'_>, standing: Standing) -> Verdict {
+    let status = content::status(AssignedState::Created, gist(assignment, &standing));
     Verdict { standing, status }
 }
 
-/// Nothing is known that speaks against it: what was assigned before stays so, a new one waits.
+/// What was assigned before stays so in its object, a new one waits. As long as nothing was seen
+/// that speaks against it, it is taken to stand as its object says.
 fn waiting(
     assignment: &Assignment<'_>,
     stored: Option<&AzureAssignedIdentity>,
     standing: Standing,
+    seen: Seen,
 ) -> Verdict {
     let undetermined = standing == Standing::Undetermined;
     let kept = stored.filter(|stored| {
         (stored.state() == AssignedState::Assigned || undetermined)
             && same_identity(assignment, stored)
+            && same_host(assignment, stored)
     });
     if let Some((state, Some(status))) = kept.map(|stored| (stored.state(), stored.status.clone()))
     {
-        let assigned = state == AssignedState::Assigned;
-        return Verdict { standing: if assigned { Standing::Assigned } else { standing }, status };
+        let believed = state == AssignedState::Assigned && seen == Seen::Nothing;
+        return Verdict { standing: if believed { Standing::Assigned } else { standing }, status };
     }
-    let host = match assignment.place {
-        Place::Host { host, .. } => Some(host),
-        _ => None,
-    };
-    let status = content::status(AssignedState::Created, message(assignment, &standing, host));
+    let status = content::status(AssignedState::Created, gist(assignment, &standing));
     Verdict { standing, status }
 }
 
@@ -134,14 +148,21 @@ fn same_identity(assignment: &Assignment<'_>, stored: &AzureAssignedIdentity) ->
     })
 }
 
-/// The message of the stored object. ARM's own words change with every attempt, and would then be
-/// written once for every pod: they are on the identity.
-fn message(
-    assignment: &Assignment<'_>,
-    standing: &Standing,
-    host: Option<&Host>,
-) -> Option<String> {
-    let host = host.map_or("the host", |host| host.id().name());
+/// Whether the stored object was assigned where its pod runs now: a node may come back under its
+/// name in another scale set. One that does not say where is taken at its word.
+fn same_host(assignment: &Assignment<'_>, stored: &AzureAssignedIdentity) -> bool {
+    let Place::Host { host, .. } = &assignment.place else { return true };
+    let had = stored.status.as_ref().and_then(|status| status.host.as_deref());
+    had.is_none_or(|had| had == attachment_name(host))
+}
+
+/// Why an assignment cannot be used, for its stored object. ARM's own words change with every
+/// attempt, and would then be written once for every pod: they are on the identity.
+pub(crate) fn gist(assignment: &Assignment<'_>, standing: &Standing) -> Option<String> {
+    let host = match &assignment.place {
+        Place::Host { host, .. } => host.id().name(),
+        _ => "the host",
+    };
     let (namespace, name) = key(assignment.identity);
     let see = format!("see the condition of AzureIdentity {namespace}/{name}");
     match standing {
@@ -299,16 +320,58 @@ mod tests {
         let fixture = Fixture::new();
         let stored = fixture.stored(AssignedState::Assigned);
         let refusing = HostView { refused: [(id("db"), trouble("deleted"))].into(), ..view(&[]) };
-        let troubled = HostView { trouble: Some(trouble("throttled")), ..HostView::default() };
-        for (view, expected) in [
-            (None, "Assigned"),
-            (Some(view(&[])), "Assigned"),
-            (Some(troubled), "Assigned"),
-            (Some(refusing), "Created"),
+        let unread = HostView { trouble: Some(trouble("throttled")), ..HostView::default() };
+        let unchanged = HostView { trouble: Some(trouble("forbidden")), ..view(&["other"]) };
+        for (view, expected, standing) in [
+            (None, "Assigned", Standing::Assigned),
+            (Some(unread), "Assigned", Standing::Assigned),
+            // The object stays as it is, but nobody is told that the identity is attached.
+            (Some(view(&[])), "Assigned", Standing::Attaching),
+            (Some(unchanged), "Assigned", Standing::HostTrouble(trouble("forbidden"))),
+            (Some(refusing), "Created", Standing::Refused(trouble("deleted"))),
         ] {
             let verdict = fixture.judge(Some(&stored), view.as_ref());
             assert_eq!(verdict.status.status, expected, "{view:?}");
+            assert_eq!(verdict.standing, standing, "{view:?}");
+            if expected == "Assigned" {
+                assert_eq!(Some(verdict.status), stored.status, "nothing is written");
+            }
         }
+    }
+
+    #[test]
+    fn what_was_assigned_on_another_host_is_not_assigned_here() {
+        let mut fixture = Fixture::new();
+        let mut stored = fixture.stored(AssignedState::Created);
+        stored.status = Some(fixture.judge(None, Some(&view(&["db"]))).status);
+        fixture.host = host("VMSS");
+        assert_eq!(fixture.judge(Some(&stored), None).status.status, "Assigned", "another casing");
+
+        fixture.host = host("other");
+        let troubled = HostView { trouble: Some(trouble("forbidden")), ..HostView::default() };
+        for (view, standing) in [
+            (None, Standing::Undetermined),
+            (Some(view(&[])), Standing::Attaching),
+            (Some(troubled), Standing::HostTrouble(trouble("forbidden"))),
+        ] {
+            let verdict = fixture.judge(Some(&stored), view.as_ref());
+            assert_eq!(verdict.status.status, "Created", "{view:?}");
+            assert_eq!((verdict.standing, verdict.status.host), (standing, None), "{view:?}");
+        }
+        let verdict = fixture.judge(Some(&stored), Some(&view(&["db"])));
+        assert_eq!(verdict.status.status, "Assigned", "attached there");
+        assert_eq!(verdict.status.host, Some(attachment_name(&host("other"))));
+
+        let nowhere = Assignment {
+            place: Place::Unknown(NodeProblem::Missing("n1".to_owned())),
+            ..fixture.assignment()
+        };
+        let verdict = judge(&nowhere, Some(&stored), None);
+        assert_eq!(Some(verdict.status), stored.status, "its node may come back as it was");
+
+        stored.status.as_mut().unwrap().host = None;
+        let verdict = fixture.judge(Some(&stored), None);
+        assert_eq!(verdict.status.status, "Assigned", "by a release that did not say where");
     }
 
     #[test]

@@ -235,6 +235,7 @@ async fn change_assigned(client: &Client, change: &Change) -> Result<Written, Wr
                     "message": status.message,
                     "clientID": status.client_id,
                     "objectID": status.object_id,
+                    "host": status.host,
                 },
             });
             api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?

@@ -70,6 +70,10 @@ pub struct AzureAssignedIdentityStatus {
     /// Type 0: the object id (principal id) that ARM reports for the attached identity.
     #[serde(rename = "objectID", default, skip_serializing_if = "Option::is_none")]
     pub object_id: Option<String>,
+    /// Type 0: where the identity is attached, by the name of the VM's or scale set's
+    /// `AzureIdentityAttachment`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// The states of an assignment.

@@ -8,7 +8,7 @@ use super::events::Subject;
 use crate::cluster::{Cluster, named_by};
 use crate::desired::{Assignment, PodProblem};
 use crate::snapshot::key;
-use crate::verdict::{Standing, Verdict};
+use crate::verdict::{Standing, Verdict, gist};
 use crate::watch::{BoundPod, name, namespace};
 
 /// Objects that belong together are created one after the other.
@@ -45,7 +45,7 @@ pub(crate) fn verdict_notice(assignment: &Assignment<'_>, verdict: &Verdict) -> 
         Standing::NoHost(_) | Standing::HostTrouble(_) => RECOVERY_GRACE,
         _ => Duration::ZERO,
     };
-    let gist = verdict.status.message.clone().unwrap_or_default();
+    let gist = gist(assignment, &verdict.standing).unwrap_or_default();
     Some(Notice { gist, ..of_pod(assignment.pod, about, message, grace) })
 }
 
