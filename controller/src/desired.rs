@@ -76,6 +76,15 @@ pub(crate) enum PodProblem<'a> {
     InvalidIdentity(&'a AzureIdentity, IdentityProblem),
 }
 
+/// Why a pod lacks an identity that its label asks for, in a word; the gravest is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lack {
+    OutOfScope,
+    NoBinding,
+    IdentityNotFound,
+    IdentityInvalid,
+}
+
 /// How many pods a binding selects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selected {
@@ -125,6 +134,18 @@ pub(crate) fn desired<'a>(cluster: &'a Cluster, pod: &'a BoundPod, scope: Scope)
 // === impl Desired ===
 
 impl<'a> Desired<'a> {
+    /// Why the pod lacks something, if it does.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        let lacks = self.problems.iter().filter_map(|problem| match problem {
+            PodProblem::NoBinding => Some(Lack::NoBinding),
+            PodProblem::MissingIdentity(_) => Some(Lack::IdentityNotFound),
+            PodProblem::InvalidIdentity(..) => Some(Lack::IdentityInvalid),
+            // A binding of another namespace may use the same selector and not mean this pod.
+            PodProblem::OutOfScope(..) => self.assignments.is_empty().then_some(Lack::OutOfScope),
+        });
+        lacks.max()
+    }
+
     fn add_match(
         &mut self,
         cluster: &'a Cluster,
@@ -145,6 +166,24 @@ impl<'a> Desired<'a> {
         let name =
             assigned_name(name(&pod.metadata), uid(&pod.metadata), identity_ns, identity_name);
         self.assignments.push(Assignment { name, pod, binding, identity, place });
+    }
+}
+
+// === impl Lack ===
+
+impl Lack {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 4] =
+        [Self::OutOfScope, Self::NoBinding, Self::IdentityNotFound, Self::IdentityInvalid];
+
+    /// As a metric's label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::OutOfScope => "out_of_scope",
+            Self::NoBinding => "no_binding",
+            Self::IdentityNotFound => "identity_not_found",
+            Self::IdentityInvalid => "identity_invalid",
+        }
     }
 }
 
@@ -240,6 +279,31 @@ mod tests {
             outcome(&world),
             ["web ! invalid invalid", "web ! missing gone", "web ! scope of local"]
         );
+    }
+
+    #[test]
+    fn a_pod_lacks_what_is_not_there_but_not_what_other_namespaces_keep_to_themselves() {
+        let mut world = snapshot();
+        let mut local = identity("team", "local");
+        testing::annotate(&mut local.metadata, api::labels::BEHAVIOR, "namespaced");
+        let mut invalid = identity("team", "invalid");
+        invalid.spec.resource_id = Some("nonsense".to_owned());
+        world.identities = vec![local.into(), invalid.into(), identity("team", "db").into()];
+        let pod = pod("apps", "web", "sel", "n1");
+        let cases: [(&[&str], Option<Lack>); 6] = [
+            (&[], Some(Lack::NoBinding)),
+            (&["db"], None),
+            (&["local"], Some(Lack::OutOfScope)),
+            (&["local", "db"], None),
+            (&["db", "gone"], Some(Lack::IdentityNotFound)),
+            (&["gone", "invalid", "local"], Some(Lack::IdentityInvalid)),
+        ];
+        for (names, expected) in cases {
+            let bindings = names.iter().map(|name| binding("team", name, name, "sel").into());
+            world.bindings = bindings.collect();
+            let cluster = testing::cluster(&world);
+            assert_eq!(desired(&cluster, &pod, Scope::Cluster).lack(), expected, "{names:?}");
+        }
     }
 
     #[test]

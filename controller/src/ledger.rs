@@ -4,19 +4,27 @@
 //! The decisions themselves are `desired`'s, `verdict`'s and `plan`'s.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use api::matching::Scope;
-use api::{Host, IdentityId};
+use api::{AssignedState, AzureAssignedIdentity, Host, IdentityId};
 use jiff::Timestamp;
 
 use crate::adoption::is_leftover;
+use crate::clock::since;
 use crate::cluster::{Affected, Cluster};
 use crate::content::is_ours;
-use crate::desired::{Place, Selected, desired};
+use crate::desired::{Lack, Place, Selected, desired};
 use crate::plan::{Rank, rank, verdict};
 use crate::report::{Notice, binding_notice, pod_notices, verdict_notice};
 use crate::snapshot::ObjectKey;
 use crate::verdict::Standing;
+use crate::waits::{Wait, Waits};
+use crate::watch::BoundPod;
+
+/// Pods say in whole seconds when they were scheduled: what is younger than this was seen sooner
+/// than it can be told from that.
+const SEEN_AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What was decided.
 #[derive(Debug)]
@@ -31,10 +39,13 @@ pub(crate) struct Ledger {
     needs: HashMap<Host, BTreeMap<IdentityId, usize>>,
     assigned: usize,
     waiting: usize,
-    /// Since when a pod waits for each `AzureAssignedIdentity`.
-    waits: HashMap<ObjectKey, Timestamp>,
+    waits: Waits,
+    /// How many pods lack something, for each reason.
+    lacks: [usize; Lack::ALL.len()],
     /// Bindings that name no identity.
     missing: HashMap<ObjectKey, Notice>,
+    /// Objects that another controller left behind.
+    foreign: HashSet<ObjectKey>,
 }
 
 /// What was decided for one pod.
@@ -43,7 +54,16 @@ struct Entry {
     holdings: Vec<Holding>,
     /// Bindings that select the pod, and whether it is in their scope.
     selected: Vec<(ObjectKey, bool)>,
+    lack: Option<Lack>,
     notices: Vec<Notice>,
+}
+
+/// How far the object of a holding is.
+struct Progress {
+    /// The write that is due to it.
+    due: Option<Rank>,
+    /// Its state, if there is one.
+    state: Option<AssignedState>,
 }
 
 /// One identity of one pod.
@@ -69,7 +89,9 @@ pub(crate) struct Settled {
     /// What goes wrong now, and what does not any more.
     pub(crate) notices: Vec<Notice>,
     pub(crate) mended: Vec<Notice>,
-    /// Objects that another controller left behind.
+    /// Since when pods had waited that can use an identity now for the first time.
+    pub(crate) waited: Vec<Timestamp>,
+    /// Objects that another controller left behind, when they are first seen.
     pub(crate) foreign: Vec<ObjectKey>,
 }
 
@@ -87,8 +109,10 @@ impl Ledger {
             needs: HashMap::new(),
             assigned: 0,
             waiting: 0,
-            waits: HashMap::new(),
+            waits: Waits::default(),
+            lacks: [0; Lack::ALL.len()],
             missing: HashMap::new(),
+            foreign: HashSet::new(),
         }
     }
 
@@ -150,9 +174,14 @@ impl Ledger {
         (self.assigned, self.waiting)
     }
 
-    /// Since when the pod waited for the identity that it can use now.
-    pub(crate) fn waited_since(&mut self, assigned: &ObjectKey) -> Option<Timestamp> {
-        self.waits.remove(assigned)
+    /// Since when the pod waits that has waited longest for an identity that it should have.
+    pub(crate) fn longest_wait(&self) -> Option<Timestamp> {
+        self.waits.longest()
+    }
+
+    /// How many pods lack an identity that their label asks for, for each reason.
+    pub(crate) fn lacks(&self) -> impl Iterator<Item = (Lack, usize)> {
+        Lack::ALL.into_iter().zip(self.lacks)
     }
 
     /// What every host needs.
@@ -164,7 +193,8 @@ impl Ledger {
     /// All that was decided, to be compared.
     #[cfg(test)]
     pub(crate) fn decisions(&self) -> impl PartialEq + std::fmt::Debug {
-        let sums = (&self.users, &self.selected, &self.needs, self.assigned, self.waiting);
+        let counts = (self.assigned, self.waiting, self.lacks);
+        let sums = (&self.users, &self.selected, &self.needs, counts);
         (&self.entries, &self.owners, &self.missing, sums)
     }
 
@@ -176,13 +206,11 @@ impl Ledger {
         (settled, loose): (&mut Settled, &mut HashSet<ObjectKey>),
     ) {
         let before = self.entries.remove(&at).unwrap_or_default();
-        let (entry, due) = decide(cluster, &at, self.scope);
-        for (held, due) in entry.holdings.iter().zip(due) {
-            let new = !self.owners.contains_key(&held.assigned);
-            if new && due.is_some() {
-                self.waits.insert(held.assigned.clone(), now);
-            }
-            settled.due.push((held.assigned.clone(), due));
+        let (entry, progress) = decide(cluster, &at, self.scope);
+        let newcomer = cluster.pod(&at).filter(|_| before == Entry::default());
+        for (held, progress) in entry.holdings.iter().zip(progress) {
+            self.follow_wait(held, &progress, (newcomer, now), settled);
+            settled.due.push((held.assigned.clone(), progress.due));
         }
         if entry == before {
             self.keep(at, entry);
@@ -191,7 +219,7 @@ impl Ledger {
         self.retract(&at, &before, settled);
         for held in before.holdings {
             if !entry.holdings.iter().any(|now| now.assigned == held.assigned) {
-                self.waits.remove(&held.assigned);
+                self.waits.end(&held.assigned);
                 loose.insert(held.assigned);
             }
         }
@@ -206,6 +234,25 @@ impl Ledger {
         self.keep(at, entry);
     }
 
+    /// A pod waits until ARM has attached the identity and the object says so. `newcomer` is the pod
+    /// if it is seen for the first time: it may wait since long before this leader.
+    fn follow_wait(
+        &mut self,
+        held: &Holding,
+        progress: &Progress,
+        (newcomer, now): (Option<&BoundPod>, Timestamp),
+        settled: &mut Settled,
+    ) {
+        let first = progress.state != Some(AssignedState::Assigned);
+        if first || held.standing != Standing::Assigned {
+            let scheduled = newcomer.filter(|_| first).and_then(BoundPod::scheduled);
+            let before = scheduled.filter(|at| since(now, *at) >= SEEN_AT_ONCE);
+            self.waits.begin(&held.assigned, || Wait { since: before.unwrap_or(now), first });
+        } else if let Some(wait) = self.waits.end(&held.assigned).filter(|wait| wait.first) {
+            settled.waited.push(wait.since);
+        }
+    }
+
     fn keep(&mut self, at: ObjectKey, entry: Entry) {
         if entry != Entry::default() {
             self.entries.insert(at, entry);
@@ -213,20 +260,20 @@ impl Ledger {
     }
 
     /// An `AzureAssignedIdentity` that no pod should have.
-    fn settle_loose(&self, cluster: &Cluster, at: ObjectKey, settled: &mut Settled) {
+    fn settle_loose(&mut self, cluster: &Cluster, at: ObjectKey, settled: &mut Settled) {
         if self.owners.contains_key(&at) {
             return;
         }
-        match cluster.assigned(&at) {
-            None => settled.due.push((at, None)),
-            Some(stored) if is_ours(stored) => settled.due.push((at, Some(Rank::Withdraw))),
-            // The adopter's, which says so itself.
-            Some(stored) if is_leftover(stored) => settled.due.push((at, None)),
-            Some(_) => {
-                settled.due.push((at.clone(), None));
-                settled.foreign.push(at);
-            }
+        let stored = cluster.assigned(&at);
+        // Leftovers are the adopter's, which says so itself.
+        let foreign = stored.is_some_and(|stored| !is_ours(stored) && !is_leftover(stored));
+        if !foreign {
+            self.foreign.remove(&at);
+        } else if self.foreign.insert(at.clone()) {
+            settled.foreign.push(at.clone());
         }
+        let ours = stored.is_some_and(|stored| is_ours(stored));
+        settled.due.push((at, ours.then_some(Rank::Withdraw)));
     }
 
     fn settle_bindings(&mut self, cluster: &Cluster, settled: &mut Settled) {
@@ -244,6 +291,9 @@ impl Ledger {
     }
 
     fn retract(&mut self, pod: &ObjectKey, entry: &Entry, settled: &mut Settled) {
+        if let Some(lack) = entry.lack {
+            self.lacks[lack as usize] -= 1;
+        }
         for held in &entry.holdings {
             *self.count(&held.standing) -= 1;
             self.owners.remove(&held.assigned);
@@ -287,6 +337,9 @@ impl Ledger {
     }
 
     fn enter(&mut self, pod: &ObjectKey, entry: &Entry, settled: &mut Settled) {
+        if let Some(lack) = entry.lack {
+            self.lacks[lack as usize] += 1;
+        }
         for held in &entry.holdings {
             *self.count(&held.standing) += 1;
             self.owners.insert(held.assigned.clone(), pod.clone());
@@ -318,16 +371,19 @@ impl Ledger {
     }
 }
 
-/// Decides for one pod; with the write that is due to each of its holdings.
-fn decide(cluster: &Cluster, at: &ObjectKey, scope: Scope) -> (Entry, Vec<Option<Rank>>) {
+/// Decides for one pod; with how far the object of each of its holdings is.
+fn decide(cluster: &Cluster, at: &ObjectKey, scope: Scope) -> (Entry, Vec<Progress>) {
     let Some(pod) = cluster.pod(at) else { return Default::default() };
     let desired = desired(cluster, pod, scope);
-    let mut entry = Entry { notices: pod_notices(pod, &desired.problems), ..Entry::default() };
-    let mut all_due = Vec::with_capacity(desired.assignments.len());
+    let notices = pod_notices(pod, &desired.problems);
+    let mut entry = Entry { notices, lack: desired.lack(), ..Entry::default() };
+    let mut progress = Vec::with_capacity(desired.assignments.len());
     for assignment in &desired.assignments {
         let verdict = verdict(cluster, assignment);
         let assigned = assignment.key();
-        all_due.push(rank(assignment, cluster.assigned(&assigned).map(|one| &**one), &verdict));
+        let stored = cluster.assigned(&assigned).map(|one| &**one);
+        let due = rank(assignment, stored, &verdict);
+        progress.push(Progress { due, state: stored.map(AzureAssignedIdentity::state) });
         entry.notices.extend(verdict_notice(assignment, &verdict));
         entry.holdings.push(Holding {
             assigned,
@@ -343,7 +399,7 @@ fn decide(cluster: &Cluster, at: &ObjectKey, scope: Scope) -> (Entry, Vec<Option
         desired.selected.iter().map(|(one, yes)| (ObjectKey::of(*one), *yes)).collect();
     // The index has no order of its own, and an entry has to equal itself.
     entry.selected.sort_unstable();
-    (entry, all_due)
+    (entry, progress)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::host::HostView;
+use crate::plan::Change;
 use crate::snapshot::Snapshot;
 use crate::testing::{Engine, attached, binding, host, identity, node, pod, relabel, snapshot};
 
@@ -103,11 +104,176 @@ fn the_last_user_ends_the_need() {
     assert_eq!(engine.ledger.counts(), (0, 1));
 }
 
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
+
+/// One pod, scheduled at that second, with its node, identity and binding.
+fn one_pod(scheduled: i64) -> Snapshot {
+    let mut world = world();
+    world.pods.truncate(1);
+    Arc::make_mut(&mut world.pods[0]).status.scheduled = scheduled;
+    world
+}
+
+/// Writes all that is due.
+fn write(world: &mut Snapshot, engine: &Engine) {
+    for change in engine.changes() {
+        let stored = |object: &Arc<AzureAssignedIdentity>| ObjectKey::of(&**object) == change.key();
+        let found = world.assigned.iter().position(stored);
+        match (&change, found) {
+            (Change::Create(object), None) => world.assigned.push(Arc::new((**object).clone())),
+            (Change::Replace { object, .. }, Some(number)) => {
+                world.assigned[number] = Arc::new((**object).clone());
+            }
+            (Change::Move { status, .. }, Some(number)) => {
+                let object = Arc::make_mut(&mut world.assigned[number]);
+                object.status = Some((**status).clone());
+            }
+            (Change::Delete { .. }, Some(number)) => drop(world.assigned.remove(number)),
+            _ => panic!("{change:?}"),
+        }
+    }
+}
+
+fn attach(engine: &mut Engine, names: &[&str]) {
+    let identities = Some(Arc::new(attached(names.iter().copied())));
+    engine.see(&host("a"), Some(Arc::new(HostView { identities, ..HostView::default() })));
+}
+
 #[test]
-fn how_long_a_pod_waited_is_asked_once() {
+fn a_pod_waits_from_when_it_was_scheduled_until_its_object_says_assigned() {
+    let mut world = one_pod(1000);
+    let mut engine = Engine::at(at(1300));
+    engine.follow(&world);
+    assert_eq!(engine.ledger.longest_wait(), Some(at(1000)), "nobody led meanwhile");
+    write(&mut world, &engine);
+    attach(&mut engine, &["db"]);
+    engine.now = at(1310);
+    assert_eq!(engine.follow(&world).waited, []);
+    assert_eq!(engine.ledger.longest_wait(), Some(at(1000)), "not written yet");
+    write(&mut world, &engine);
+    engine.now = at(1320);
+    assert_eq!(engine.follow(&world).waited, [at(1000)]);
+    assert_eq!(engine.ledger.longest_wait(), None);
+    engine.now = at(1330);
+    engine.cluster.review_all();
+    assert_eq!(engine.settle().waited, [], "counted once");
+
+    attach(&mut engine, &[]);
+    engine.settle();
+    assert_eq!(engine.ledger.longest_wait(), Some(at(1330)), "somebody took it away");
+    attach(&mut engine, &["db"]);
+    assert_eq!(engine.settle().waited, [], "it was assigned before");
+    assert_eq!(engine.ledger.longest_wait(), None);
+}
+
+#[test]
+fn a_wait_begins_when_it_is_first_seen_where_the_pod_says_nothing_better() {
+    for (case, scheduled, expected) in
+        [("not said", 0, 1300), ("seen at once", 1299, 1300), ("a clock that is ahead", 1400, 1300)]
+    {
+        let mut engine = Engine::at(at(1300));
+        engine.follow(&one_pod(scheduled));
+        assert_eq!(engine.ledger.longest_wait(), Some(at(expected)), "{case}");
+    }
+
+    let mut world = one_pod(1000);
+    let binding = world.bindings.remove(0);
+    let mut engine = Engine::at(at(1300));
+    engine.follow(&world);
+    assert_eq!(engine.ledger.longest_wait(), None, "there is nothing to wait for");
+    world.bindings.push(binding);
+    engine.now = at(5000);
+    engine.follow(&world);
+    assert_eq!(engine.ledger.longest_wait(), Some(at(5000)), "bound long after it was scheduled");
+    world.pods.clear();
+    engine.follow(&world);
+    assert_eq!(engine.ledger.longest_wait(), None);
+}
+
+#[test]
+fn a_new_leader_does_not_blame_a_loss_on_the_pods_whole_life() {
+    let mut world = one_pod(1000);
     let mut engine = Engine::default();
-    let settled = engine.follow(&world());
-    let at = &settled.due[0].0;
-    assert_eq!(engine.ledger.waited_since(at), Some(Timestamp::UNIX_EPOCH));
-    assert_eq!(engine.ledger.waited_since(at), None);
+    attach(&mut engine, &["db"]);
+    engine.follow(&world);
+    write(&mut world, &engine);
+    let mut engine = Engine::at(at(9000));
+    attach(&mut engine, &[]);
+    engine.follow(&world);
+    assert_eq!(engine.ledger.longest_wait(), Some(at(9000)));
+}
+
+#[test]
+fn pods_that_lack_something_are_counted_by_reason_until_they_do_not() {
+    let mut world = world();
+    let mut engine = following(&world);
+    let lacks = |engine: &Engine| -> Vec<_> {
+        engine.ledger.lacks().filter(|(_, count)| *count > 0).collect()
+    };
+    assert_eq!(lacks(&engine), []);
+    let binding = world.bindings.remove(0);
+    world.identities.remove(1);
+    engine.follow(&world);
+    assert_eq!(lacks(&engine), [(Lack::NoBinding, 2), (Lack::IdentityNotFound, 1)]);
+    engine.cluster.review_all();
+    engine.settle();
+    assert_eq!(lacks(&engine), [(Lack::NoBinding, 2), (Lack::IdentityNotFound, 1)], "once a pod");
+    world.bindings.push(binding);
+    Arc::make_mut(&mut world.pods[2]).status.phase = Some("Succeeded".to_owned());
+    engine.follow(&world);
+    assert_eq!(lacks(&engine), []);
+}
+
+#[test]
+fn an_object_of_another_controller_is_named_once_while_it_is_there() {
+    let mut world = world();
+    let mut theirs = AzureAssignedIdentity::new("web-default-db", Default::default());
+    theirs.metadata.namespace = Some("default".to_owned());
+    theirs.metadata.finalizers = Some(vec!["somebody".to_owned()]);
+    world.assigned = vec![Arc::new(theirs)];
+    let mut engine = Engine::default();
+    assert_eq!(engine.follow(&world).foreign.len(), 1);
+    engine.cluster.review_all();
+    assert_eq!(engine.settle().foreign, []);
+    let theirs = world.assigned.remove(0);
+    engine.follow(&world);
+    assert!(engine.ledger.foreign.is_empty(), "what is gone is not remembered");
+    world.assigned.push(theirs);
+    assert_eq!(engine.follow(&world).foreign.len(), 1);
+}
+
+#[test]
+fn a_node_that_comes_back_in_another_scale_set_does_not_bring_its_identities() {
+    let mut world = one_pod(0);
+    let mut engine = Engine::default();
+    attach(&mut engine, &["db"]);
+    engine.follow(&world);
+    write(&mut world, &engine);
+    engine.follow(&world);
+    assert_eq!((engine.changes(), engine.ledger.counts()), (Vec::new(), (1, 0)));
+
+    let gone = world.nodes.remove(0);
+    engine.follow(&world);
+    assert_eq!((engine.changes(), engine.ledger.counts()), (Vec::new(), (1, 0)), "for a moment");
+    world.nodes.push(gone);
+    engine.follow(&world);
+    assert_eq!(engine.changes(), [], "as it was");
+
+    world.nodes[1] = node("n1", "c").into();
+    engine.follow(&world);
+    let changes = engine.changes();
+    let [Change::Move { status, .. }] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((status.status.as_str(), &status.host), ("Created", &None));
+    assert!(engine.ledger.need(&host("a")).is_empty() && engine.ledger.need(&host("c")).len() == 1);
+    write(&mut world, &engine);
+    let identities = Some(Arc::new(attached(["db"])));
+    engine.see(&host("c"), Some(Arc::new(HostView { identities, ..HostView::default() })));
+    engine.follow(&world);
+    write(&mut world, &engine);
+    engine.follow(&world);
+    assert_eq!((engine.changes(), engine.ledger.counts()), (Vec::new(), (1, 0)));
+    let stored = world.assigned[0].status.as_ref().unwrap();
+    assert_eq!(stored.host, Some(api::crd::attachment_name(&host("c"))));
 }

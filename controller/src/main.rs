@@ -35,6 +35,7 @@ mod snapshot;
 mod testing;
 mod turns;
 mod verdict;
+mod waits;
 mod watch;
 mod writes;
 
@@ -185,7 +186,7 @@ impl Leader {
     ) -> impl Future<Output = Result<(), ReconcileError>> + Send + use<> {
         let (leader, mut mic) = (self.clone(), self.mic.clone());
         async move {
-            let _leading = leader.metrics.term();
+            let leading = mic.term(&leader.metrics).await;
             loop {
                 mic.gone(&leader.events).await;
                 let (claims, claimed) = channel(Arc::default());
@@ -198,7 +199,7 @@ impl Leader {
                         return Ok(());
                     }
                     () = leader.adopter(&leadership, claims).run() => {}
-                    () = mic.back() => {}
+                    () = mic.back() => leading.idle(),
                 }
             }
         }

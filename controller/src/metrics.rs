@@ -4,14 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use runtime::Metrics;
 
+use crate::clock::since;
 use crate::compute::ArmError;
+use crate::desired::Lack;
+use crate::report::Severity;
 
 /// The two calls to ARM.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +42,17 @@ struct Families {
     arm: Family<ArmLabels, Counter>,
     writes: Family<WriteLabels, Counter>,
     assignments: Family<StateLabels, Gauge>,
+    longest_wait: LongestWait,
+    lacking: Family<LackLabels, Gauge>,
     pending_writes: Gauge,
     hosts: Gauge,
     leader: Gauge,
-    events_dropped: Counter<u64, AtomicU64>,
+    events_dropped: Family<EventLabels, Counter>,
 }
+
+/// When the longest wait began; how long it is now is found out at every scrape.
+#[derive(Clone, Debug, Default)]
+struct LongestWait(Arc<Mutex<Option<Timestamp>>>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ArmLabels {
@@ -57,6 +69,16 @@ struct WriteLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LackLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    severity: &'static str,
 }
 
 // === impl ControllerMetrics ===
@@ -76,10 +98,12 @@ impl ControllerMetrics {
             arm: Family::default(),
             writes: Family::default(),
             assignments: Family::default(),
+            longest_wait: LongestWait::default(),
+            lacking: Family::default(),
             pending_writes: Gauge::<i64, AtomicI64>::default(),
             hosts: Gauge::default(),
             leader: Gauge::default(),
-            events_dropped: Counter::default(),
+            events_dropped: Family::default(),
         };
         metrics.register(|r| {
             r.register(
@@ -94,7 +118,7 @@ impl ControllerMetrics {
             );
             r.register(
                 "assigned_after_seconds",
-                "Time from when the leader saw a scheduled pod to when its identity was assigned",
+                "Time from when a pod was scheduled, or its identity bound later, to when it was assigned",
                 all.assigned_after.clone(),
             );
             r.register("arm_calls", "Calls to Azure Resource Manager by outcome", all.arm.clone());
@@ -103,6 +127,12 @@ impl ControllerMetrics {
                 "assignments",
                 "Identities assigned to pods, by state",
                 all.assignments.clone(),
+            );
+            r.register_collector(Box::new(all.longest_wait.clone()));
+            r.register(
+                "pods_without_identity",
+                "Pods that lack an identity that their label asks for",
+                all.lacking.clone(),
             );
             r.register(
                 "pending_writes",
@@ -130,7 +160,7 @@ impl ControllerMetrics {
         self.0.decided.inc_by(pods as u64);
     }
 
-    /// A pod can use an identity, this long after the leader saw that it should.
+    /// A pod can use an identity for the first time, this long after it should.
     pub(crate) fn assigned_after(&self, waited: Duration) {
         self.0.assigned_after.observe(waited.as_secs_f64());
     }
@@ -157,6 +187,19 @@ impl ControllerMetrics {
         }
     }
 
+    /// Since when the pod waits that has waited longest for an identity.
+    pub(crate) fn longest_wait(&self, since: Option<Timestamp>) {
+        *self.0.longest_wait.0.lock() = since;
+    }
+
+    /// How many pods lack an identity.
+    pub(crate) fn lacking(&self, lacks: impl Iterator<Item = (Lack, usize)>) {
+        for (lack, count) in lacks {
+            let labels = LackLabels { reason: lack.as_str() };
+            self.0.lacking.get_or_create(&labels).set(gauge(count));
+        }
+    }
+
     /// How much waits to be written.
     pub(crate) fn pending_writes(&self, count: usize) {
         self.0.pending_writes.set(gauge(count));
@@ -174,24 +217,92 @@ impl ControllerMetrics {
     }
 
     /// An event was given up.
-    pub(crate) fn event_dropped(&self) {
-        self.0.events_dropped.inc();
+    pub(crate) fn event_dropped(&self, severity: Severity) {
+        let labels = EventLabels { severity: severity.as_str() };
+        self.0.events_dropped.get_or_create(&labels).inc();
     }
 }
 
 // === impl Term ===
 
-impl Drop for Term {
-    fn drop(&mut self) {
+impl Term {
+    /// Nothing is decided for now, and what was counted may not be so any more.
+    pub(crate) fn idle(&self) {
         let metrics = &self.0;
-        metrics.0.leader.set(0);
-        // Another replica counts them now.
         metrics.0.assignments.clear();
+        metrics.0.lacking.clear();
+        metrics.longest_wait(None);
         metrics.hosts(0);
         metrics.pending_writes(0);
     }
 }
 
+impl Drop for Term {
+    fn drop(&mut self) {
+        self.0.0.leader.set(0);
+        // Another replica counts now.
+        self.idle();
+    }
+}
+
+// === impl LongestWait ===
+
+impl Collector for LongestWait {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let began = *self.0.lock();
+        let age = began.map_or(Duration::ZERO, |began| since(Timestamp::now(), began));
+        let age = ConstGauge::new(age.as_secs_f64());
+        let help = "For how long the pod has waited that has waited longest for an identity";
+        let name = "longest_wait_seconds";
+        age.encode(encoder.encode_descriptor(name, help, None, age.metric_type())?)
+    }
+}
+
 fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::after;
+
+    fn value(metrics: &Metrics, name: &str) -> Option<f64> {
+        let text = metrics.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("podidentity_{name} ")));
+        line.map(|value| value.parse().unwrap())
+    }
+
+    #[test]
+    fn a_wait_grows_without_anything_happening_and_ends_with_the_term() {
+        let metrics = Metrics::new("test", "0");
+        let counters = ControllerMetrics::new(&metrics);
+        let wait = || value(&metrics, "longest_wait_seconds").unwrap();
+        let term = counters.term();
+        assert!(wait().abs() < f64::EPSILON, "nobody waits");
+        counters.longest_wait(Timestamp::now().checked_sub(Duration::from_secs(3600)).ok());
+        assert!((3600.0..3700.0).contains(&wait()), "{}", wait());
+        counters.longest_wait(Some(after(Timestamp::now(), Duration::from_secs(60))));
+        assert!(wait().abs() < f64::EPSILON, "another clock than the scheduler's");
+        counters.longest_wait(Some(Timestamp::UNIX_EPOCH));
+        term.idle();
+        assert!(wait().abs() < f64::EPSILON, "MIC's");
+        counters.longest_wait(Some(Timestamp::UNIX_EPOCH));
+        drop(term);
+        assert!(wait().abs() < f64::EPSILON, "another replica's");
+    }
+
+    #[test]
+    fn pods_that_lack_something_are_counted_by_reason_while_this_replica_leads() {
+        let metrics = Metrics::new("test", "0");
+        let counters = ControllerMetrics::new(&metrics);
+        let lacking = |reason: &str| {
+            value(&metrics, &format!("pods_without_identity{{reason=\"{reason}\"}}"))
+        };
+        let term = counters.term();
+        counters.lacking([(Lack::NoBinding, 2), (Lack::IdentityInvalid, 0)].into_iter());
+        assert_eq!((lacking("no_binding"), lacking("identity_invalid")), (Some(2.0), Some(0.0)));
+        drop(term);
+        assert_eq!(lacking("no_binding"), None);
+    }
 }

@@ -76,8 +76,6 @@ pub(crate) struct Reconciler<C, R> {
     writes: Writes,
     overlay: Overlay,
     announcer: Announcer,
-    /// Left behind by another controller, and said so.
-    foreign: HashSet<ObjectKey>,
     review_at: Timestamp,
 }
 
@@ -100,7 +98,6 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
             writes,
             overlay: Overlay::default(),
             announcer: Announcer::default(),
-            foreign: HashSet::new(),
             review_at,
             around,
         }
@@ -176,15 +173,23 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
         self.take_turns(&settled);
         settled.mended.iter().for_each(|notice| self.announcer.mended(notice, now));
         settled.notices.into_iter().for_each(|notice| self.announcer.tell(notice, now));
-        for happening in self.announcer.due(now) {
+        for happening in self.announcer.due(now, self.around.events.room()) {
             self.around.events.send(happening);
         }
-        self.report_foreign(settled.foreign);
+        report_foreign(&settled.foreign);
         self.fill(now);
-        let (assigned, waiting) = self.ledger.counts();
-        self.around.metrics.assignments(assigned, waiting);
+        self.measure(&settled.waited, now);
         self.around.metrics.decided(decided);
-        self.around.metrics.hosts(self.hosts.len());
+    }
+
+    fn measure(&self, waited: &[Timestamp], now: Timestamp) {
+        let (metrics, ledger) = (&self.around.metrics, &self.ledger);
+        let (assigned, waiting) = ledger.counts();
+        metrics.assignments(assigned, waiting);
+        metrics.lacking(ledger.lacks());
+        metrics.longest_wait(ledger.longest_wait());
+        waited.iter().for_each(|begin| metrics.assigned_after(since(now, *begin)));
+        metrics.hosts(self.hosts.len());
     }
 
     fn take_turns(&mut self, settled: &Settled) {
@@ -241,7 +246,7 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
         match (&finished.write, &finished.result) {
             (_, Ok(Written::Assigned(object))) => {
                 if let Some(object) = finished.newly_assigned() {
-                    self.announce(object, now);
+                    self.around.events.send(assigned(object));
                 }
                 self.overlay.written(object.clone(), now);
             }
@@ -265,24 +270,12 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
         }
         self.settle(now);
     }
+}
 
-    fn announce(&mut self, object: &AzureAssignedIdentity, now: Timestamp) {
-        self.around.events.send(assigned(object));
-        if let Some(begin) = self.ledger.waited_since(&ObjectKey::of(object)) {
-            self.around.metrics.assigned_after(since(now, begin));
-        }
-    }
-
-    /// Objects that nobody known wrote are nobody's to change here; said once.
-    fn report_foreign(&mut self, foreign: Vec<ObjectKey>) {
-        for key in foreign {
-            if self.foreign.insert(key.clone()) {
-                tracing::info!(
-                    assigned = %key,
-                    "Left alone an AzureAssignedIdentity of another controller"
-                );
-            }
-        }
+/// Objects that nobody known wrote are nobody's to change here.
+fn report_foreign(foreign: &[ObjectKey]) {
+    for key in foreign {
+        tracing::info!(assigned = %key, "Left alone an AzureAssignedIdentity of another controller");
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct Engine {
     pub(crate) cluster: Cluster,
     pub(crate) ledger: Ledger,
     pub(crate) turns: Turns,
+    pub(crate) now: Timestamp,
     seen: Snapshot,
 }
 
@@ -52,7 +53,7 @@ pub(crate) fn pod(namespace: &str, name: &str, label: &str, node: &str) -> Bound
     let mut pod = BoundPod {
         metadata: meta(namespace, name),
         spec: BoundPodSpec { node_name: Some(node.to_owned()) },
-        status: BoundPodStatus { phase: Some("Running".to_owned()) },
+        status: BoundPodStatus { phase: Some("Running".to_owned()), scheduled: 0 },
     };
     relabel(&mut pod, label);
     pod
@@ -150,12 +151,18 @@ impl Default for Engine {
             cluster: Cluster::default(),
             ledger: Ledger::new(Scope::Cluster),
             turns: Turns::default(),
+            now: Timestamp::UNIX_EPOCH,
             seen: Snapshot::default(),
         }
     }
 }
 
 impl Engine {
+    /// One that begins then.
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self { now, ..Self::default() }
+    }
+
     /// Tells of what differs, and decides what that concerns.
     pub(crate) fn follow(&mut self, world: &Snapshot) -> Settled {
         self.tell(world);
@@ -170,7 +177,7 @@ impl Engine {
     /// Decides what is concerned by what was told.
     pub(crate) fn settle(&mut self) -> Settled {
         let affected = self.cluster.take_affected();
-        let settled = self.ledger.settle(&self.cluster, affected, Timestamp::UNIX_EPOCH);
+        let settled = self.ledger.settle(&self.cluster, affected, self.now);
         for (at, rank) in &settled.due {
             self.turns.want(Target::Assigned(at.clone()), *rank);
         }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::election::{Mic, Records};
 use super::metrics::AdoptionMetrics;
+use crate::metrics::{ControllerMetrics, Term};
 use crate::report::{EventSender, Happening, Severity, Subject};
 use crate::snapshot::ObjectKey;
 
@@ -32,6 +33,13 @@ pub(crate) struct MicWatch {
 // === impl MicPresence ===
 
 impl MicPresence {
+    /// Begins a term of leadership, once it is known whether MIC runs: before that this replica does
+    /// nothing of what a leader does, and is none to those who watch.
+    pub(crate) async fn term(&mut self, metrics: &ControllerMetrics) -> Term {
+        self.until(|mic| *mic != Mic::Unknown).await;
+        metrics.term()
+    }
+
     /// Waits until MIC is known not to run, and says that it is waited for.
     pub(crate) async fn gone(&mut self, events: &EventSender) {
         let mic = self.until(|mic| *mic != Mic::Unknown).await;
@@ -171,5 +179,31 @@ fn take(
         Event::InitDone => records.keep(listing),
         Event::Apply(object) => records.see(&object.metadata, now, wall),
         Event::Delete(object) => records.forget(&object.metadata),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use runtime::Metrics;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_leads_while_it_is_unknown_whether_mic_runs() {
+        let metrics = Metrics::new("test", "0");
+        let counters = ControllerMetrics::new(&metrics);
+        let leads = || metrics.text().lines().any(|line| line == "podidentity_leader 1");
+        let known = watch::Sender::new(Mic::Unknown);
+        let mut mic = MicPresence(known.subscribe());
+        assert!(mic.term(&counters).now_or_never().is_none() && !leads());
+        let (record, holder) = (ObjectKey::new("default", "mic"), "mic-0".to_owned());
+        for mic_is in [Mic::Running { record, holder }, Mic::Absent] {
+            known.send_replace(mic_is.clone());
+            let term = mic.term(&counters).now_or_never();
+            assert!(term.is_some() && leads(), "{mic_is:?}: that has a metric of its own");
+            drop(term);
+            assert!(!leads());
+        }
     }
 }

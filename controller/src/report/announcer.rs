@@ -14,12 +14,16 @@ use crate::clock::after;
 const REWORD: Duration = Duration::from_secs(300);
 /// What came and went within this is still known.
 const MEMORY: Duration = Duration::from_secs(300);
+/// When too much is to be said at once, the rest is said after this.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Remembers what was said, and what is to be said when.
 #[derive(Debug, Default)]
 pub(crate) struct Announcer {
     memories: HashMap<About, Memory>,
     agenda: BTreeSet<(Timestamp, About)>,
+    /// Nothing more can be said before.
+    pause: Option<Timestamp>,
 }
 
 /// The uid of the subject, the reason, and what else it is about.
@@ -65,10 +69,12 @@ impl Announcer {
         }
     }
 
-    /// What is to be said by now.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<Happening> {
+    /// What is to be said by now, as far as there is room for it. The rest stays to be said.
+    pub(crate) fn due(&mut self, now: Timestamp, room: usize) -> Vec<Happening> {
         let mut due = Vec::new();
-        while let Some((when, at)) = self.agenda.pop_first() {
+        while due.len() < room
+            && let Some((when, at)) = self.agenda.pop_first()
+        {
             if when > now {
                 self.agenda.insert((when, at));
                 break;
@@ -83,12 +89,14 @@ impl Announcer {
                 None => drop(self.memories.remove(&at)),
             }
         }
+        self.pause = (due.len() == room).then(|| after(now, PAUSE));
         due
     }
 
     /// When something may have to be said next.
     pub(crate) fn next(&self) -> Option<Timestamp> {
-        self.agenda.first().map(|(when, _)| *when)
+        let (when, _) = self.agenda.first()?;
+        Some(self.pause.map_or(*when, |pause| pause.max(*when)))
     }
 
     fn set_alarm(&mut self, at: About, when: Option<Timestamp>) {
@@ -144,7 +152,7 @@ mod tests {
             let settled = self.engine.follow(&self.world);
             settled.mended.iter().for_each(|notice| self.announcer.mended(notice, now));
             settled.notices.into_iter().for_each(|notice| self.announcer.tell(notice, now));
-            self.announcer.due(now)
+            self.announcer.due(now, 100)
         }
 
         fn names(&mut self, now: Timestamp) -> Vec<String> {
@@ -197,6 +205,24 @@ mod tests {
             ["AzureIdentity team/db is not assigned: no (request 1)"]
         );
         assert!(attempt("no (request 2)", 1000).is_empty());
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_said_later() {
+        let mut fixture = Fixture { world: one_pod(), ..Fixture::default() };
+        fixture.world.bindings.clear();
+        fixture.world.pods =
+            (0..5).map(|number| pod("apps", &format!("p{number}"), "sel", "n1").into()).collect();
+        assert!(fixture.said(at(0)).is_empty());
+        let mut said = BTreeSet::new();
+        for (second, room, count) in [(5, 2, 2), (6, 0, 2), (7, 2, 4), (8, 2, 5)] {
+            let due = fixture.announcer.due(at(second), room);
+            assert!(due.len() <= room);
+            said.extend(due.into_iter().map(|one| one.subject.name));
+            assert_eq!(said.len(), count, "at {second}");
+            let next = (count < 5).then(|| at(second + 1));
+            assert_eq!(fixture.announcer.next(), next, "not at once, which would be for ever");
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::watch::{BoundPod, name, namespace, uid};
 
 const CONTROLLER: &str = "aadpodidentity.k8s.io/controller";
 const QUEUE: usize = 1024;
+/// So much of the queue is for warnings alone: in a burst of pods what works could drown what does
+/// not.
+const FOR_WARNINGS: usize = QUEUE / 4;
 /// One after the other: they must not keep the API server from what matters.
 const IN_FLIGHT: usize = 1;
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,14 +104,33 @@ impl Subject {
     }
 }
 
+// === impl Severity ===
+
+impl Severity {
+    /// As events and metrics spell it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
 // === impl EventSender ===
 
 impl EventSender {
     /// Queues an event, or drops it if too many wait.
     pub(crate) fn send(&self, happening: Happening) {
-        if self.queue.try_send(happening).is_err() {
-            self.metrics.event_dropped();
+        let severity = happening.severity;
+        let crowded = severity == Severity::Normal && self.room() <= FOR_WARNINGS;
+        if crowded || self.queue.try_send(happening).is_err() {
+            self.metrics.event_dropped(severity);
         }
+    }
+
+    /// How many warnings can be queued now.
+    pub(crate) fn room(&self) -> usize {
+        self.queue.capacity()
     }
 }
 
@@ -148,10 +170,6 @@ fn event(happening: Happening, instance: &str, now: Timestamp) -> Event {
     let subject = happening.subject;
     // As the API server requires of names; the time makes them different.
     let prefix = api::labels::fit(&subject.name, 230);
-    let severity = match happening.severity {
-        Severity::Normal => "Normal",
-        Severity::Warning => "Warning",
-    };
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{prefix}.{:x}", now.as_nanosecond())),
@@ -159,7 +177,7 @@ fn event(happening: Happening, instance: &str, now: Timestamp) -> Event {
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
-        type_: Some(severity.to_owned()),
+        type_: Some(happening.severity.as_str().to_owned()),
         reason: Some(happening.reason.to_owned()),
         action: Some(happening.action.to_owned()),
         note: Some(shorten(happening.note)),

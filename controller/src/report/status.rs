@@ -1,7 +1,9 @@
 //! The condition `Ready` of identities and bindings: whether it works, and what to do if not. Pure.
 
+use std::collections::BTreeSet;
+
 use api::crd::{AzureIdentityBindingStatus, AzureIdentityStatus, IdentityProblem, READY};
-use api::{AzureIdentity, AzureIdentityBinding};
+use api::{AzureIdentity, AzureIdentityBinding, Host};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -95,9 +97,9 @@ fn judge_identity(identity: &Identity, tally: &Tally<'_>) -> Finding {
         let message = "no pod uses it: create an AzureIdentityBinding for it and label pods with aadpodidbinding";
         return Finding { status: "Unknown", reason: "NoPods", message: message.to_owned() };
     }
-    let hosts = match tally.hosts.len() {
-        0 => String::new(),
-        number => format!(", attached to {}", plural(number, "host")),
+    let hosts = match named(&tally.hosts) {
+        hosts if hosts.is_empty() => hosts,
+        hosts => format!(", attached to {hosts}"),
     };
     let message = format!("assigned to {}{hosts}", plural(tally.assigned, "pod"));
     Finding { status: "True", reason: "Assigned", message }
@@ -223,6 +225,16 @@ fn shorten(mut message: String) -> String {
         message.push('…');
     }
     message
+}
+
+/// The first hosts by name, and how many more there are.
+fn named(hosts: &BTreeSet<&Host>) -> String {
+    const NAMED: usize = 3;
+    let names: Vec<String> = hosts.iter().take(NAMED).map(|host| host.short()).collect();
+    match hosts.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
 }
 
 fn plural(number: usize, noun: &str) -> String {

@@ -70,9 +70,63 @@ fn what_works_is_said_with_how_many_pods() {
     let found = ready(&world(), view(&["db"]));
     assert_starts(
         &found,
-        "True Assigned 1 assigned to 1 pod, attached to 1 host",
+        "True Assigned 1 assigned to 1 pod, attached to vmss/a",
         "True Assigned 1 selects 1 pod",
     );
+}
+
+#[test]
+fn hosts_are_named_as_long_as_they_are_few() {
+    let hosts: Vec<_> = ["d", "b", "a", "c", "e"].map(host).into();
+    let cases = [
+        (0, ""),
+        (1, "vmss/d"),
+        (3, "vmss/a, vmss/b, vmss/d"),
+        (4, "vmss/a, vmss/b, vmss/c and 1 more"),
+        (5, "vmss/a, vmss/b, vmss/c and 2 more"),
+    ];
+    for (count, expected) in cases {
+        assert_eq!(named(&hosts[..count].iter().collect()), expected);
+    }
+}
+
+#[test]
+fn what_arm_took_away_is_not_said_to_be_attached() {
+    let mut world = world();
+    let trouble = Trouble {
+        code: "forbidden",
+        message: "the client does not have authorization".to_owned(),
+        remedy: None,
+        next_attempt: None,
+    };
+    let mut engine = Engine::default();
+    engine.see(&host("a"), Some(Arc::new(view(&["db"]))));
+    engine.follow(&world);
+    for change in engine.changes() {
+        let crate::plan::Change::Create(object) = change else { panic!("{change:?}") };
+        world.assigned.push(Arc::new(*object));
+    }
+    engine.follow(&world);
+    assert_eq!((engine.ledger.counts(), engine.ledger.longest_wait()), ((1, 0), None));
+    assert_starts(&ready(&world, view(&["db"])), "True Assigned 1", "True Assigned 1");
+
+    let forbidden = HostView { trouble: Some(trouble), ..view(&["other"]) };
+    let found = ready(&world, forbidden.clone());
+    assert_starts(
+        &found,
+        "False HostNotReady 0 1 of 1 pods waiting at a",
+        "False IdentityNotReady",
+    );
+    engine.see(&host("a"), Some(Arc::new(forbidden)));
+    let settled = engine.settle();
+    assert_eq!(engine.changes(), [], "the pod may use the tokens that it has");
+    let said: Vec<_> = settled.notices.iter().map(|notice| notice.message.as_str()).collect();
+    assert_eq!(
+        said,
+        ["AzureIdentity team/db is not assigned: the client does not have authorization"]
+    );
+    assert_eq!(engine.ledger.counts(), (0, 1));
+    assert!(engine.ledger.longest_wait().is_some());
 }
 
 #[test]

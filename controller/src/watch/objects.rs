@@ -1,19 +1,23 @@
 //! What the caches keep of each kind: only what is read, since every byte here is there once a pod.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use api::crd::AzureIdentityAttachment;
 use api::slim::{Readable, Unread};
 use api::{AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, labels};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::Kind;
 
 /// A kind as the caches hold it.
-pub(crate) trait Cached: Readable + Clone + std::fmt::Debug + Send + Sync + 'static {
+pub(crate) trait Cached: Readable + Clone + fmt::Debug + Send + Sync + 'static {
     /// Which kind it is.
     const KIND: Kind;
 
@@ -48,7 +52,24 @@ pub(crate) struct BoundPodSpec {
 pub(crate) struct BoundPodStatus {
     #[serde(default)]
     pub(crate) phase: Option<String>,
+    /// When the pod was scheduled, in seconds since 1970; 0 if nothing says so.
+    #[serde(rename = "conditions", default, deserialize_with = "scheduled")]
+    pub(crate) scheduled: i64,
 }
+
+/// What is read of a pod's condition.
+#[derive(Deserialize)]
+struct PodCondition<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    status: Cow<'a, str>,
+    #[serde(rename = "lastTransitionTime", borrow, default)]
+    since: Option<Cow<'a, str>>,
+}
+
+/// Reads the conditions one by one and keeps a number.
+struct Scheduled;
 
 /// What is read of a node.
 #[derive(Resource, Clone, Debug, Default)]
@@ -94,6 +115,12 @@ impl BoundPod {
         self.spec.node_name.as_deref().unwrap_or_default()
     }
 
+    /// When the pod was scheduled, as far as it says so.
+    pub(crate) fn scheduled(&self) -> Option<Timestamp> {
+        let seconds = Some(self.status.scheduled).filter(|seconds| *seconds > 0)?;
+        Timestamp::from_second(seconds).ok()
+    }
+
     /// Whether no container runs any more or ever will. A pod that is only being deleted still
     /// runs, and may need tokens to shut down.
     pub(crate) fn is_finished(&self) -> bool {
@@ -107,6 +134,33 @@ impl Readable for BoundPod {
 
     fn of(metadata: ObjectMeta, spec: Self::Spec, status: Self::Status) -> Self {
         Self { metadata, spec: spec.unwrap_or_default(), status: status.unwrap_or_default() }
+    }
+}
+
+fn scheduled<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    from.deserialize_any(Scheduled)
+}
+
+impl<'de> Visitor<'de> for Scheduled {
+    type Value = i64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the conditions of a pod")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut conditions: A) -> Result<i64, A::Error> {
+        let mut scheduled = 0;
+        while let Some(condition) = conditions.next_element::<PodCondition<'de>>()? {
+            if (&*condition.kind, &*condition.status) == ("PodScheduled", "True") {
+                let since = condition.since.and_then(|since| since.parse::<Timestamp>().ok());
+                scheduled = since.map_or(0, Timestamp::as_second);
+            }
+        }
+        Ok(scheduled)
+    }
+
+    fn visit_unit<E>(self) -> Result<i64, E> {
+        Ok(0)
     }
 }
 
@@ -233,6 +287,47 @@ mod tests {
         assert_eq!((pod.label(), pod.node(), pod.is_finished()), ("sel", "n1", false));
         assert_eq!(pod.metadata.labels.as_ref().unwrap().len(), 1);
         assert!(pod.metadata.annotations.is_none() && pod.metadata.managed_fields.is_none());
+    }
+
+    #[test]
+    fn a_pod_says_when_it_was_scheduled() {
+        let condition = |kind: &str, status: &str, since: serde_json::Value| {
+            serde_json::json!({"type": kind, "status": status, "lastTransitionTime": since,
+                "observedGeneration": 1, "reason": null})
+        };
+        let ready = condition("Ready", "True", "2026-01-01T00:00:09Z".into());
+        let cases = [
+            (
+                serde_json::json!([
+                    ready,
+                    condition("PodScheduled", "True", "2026-01-01T00:00:07Z".into()),
+                    ready,
+                ]),
+                Some("2026-01-01T00:00:07Z"),
+            ),
+            (
+                serde_json::json!([condition(
+                    "PodScheduled",
+                    "False",
+                    "2026-01-01T00:00:07Z".into()
+                )]),
+                None,
+            ),
+            (serde_json::json!([condition("PodScheduled", "True", serde_json::Value::Null)]), None),
+            (serde_json::json!([condition("PodScheduled", "True", "now".into())]), None),
+            (serde_json::json!([ready]), None),
+            (serde_json::json!([]), None),
+            (serde_json::Value::Null, None),
+        ];
+        for (conditions, expected) in cases {
+            let json = serde_json::json!({"metadata": {"name": "web"},
+                "status": {"phase": "Running", "conditions": conditions}});
+            let found = pod(json.clone()).scheduled().map(|at| at.to_string());
+            assert_eq!(found.as_deref(), expected, "{json}");
+            let Slim(read): Slim<BoundPod> = serde_json::from_str(&json.to_string()).unwrap();
+            assert_eq!(read.scheduled(), pod(json).scheduled(), "from bytes");
+        }
+        assert_eq!(size_of::<BoundPodStatus>(), size_of::<Option<String>>() + 8);
     }
 
     #[test]
