@@ -9,6 +9,7 @@
 #![allow(clippy::print_stderr, reason = "says which case it is at")]
 
 mod control_plane;
+mod sign_in;
 mod standby;
 mod story;
 mod subject;
