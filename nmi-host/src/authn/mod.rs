@@ -238,14 +238,31 @@ mod tests {
         serde_json::from_slice(&sent).unwrap()
     }
 
-    /// The caller of these headers, about whom the API server is asked and answers so.
-    async fn reviewed(
-        authenticator: &Authenticator,
-        headers: &HeaderMap,
-        api: &mut Api,
-        (status, body): (StatusCode, Value),
-    ) -> Result<Caller, NodeError> {
-        tokio::join!(authenticator.caller(headers, PEER), answer(api, status, body)).0
+    /// A pod that calls again and again with one token.
+    struct Pod {
+        authenticator: Authenticator,
+        headers: HeaderMap,
+        api: Api,
+    }
+
+    impl Pod {
+        /// With a token of which so many seconds are left.
+        fn with(seconds: u64) -> Self {
+            let (authenticator, api) = authenticator();
+            Self { authenticator, headers: headers(&token(seconds)), api }
+        }
+
+        async fn calls(&self) -> Result<Caller, NodeError> {
+            self.authenticator.caller(&self.headers, PEER).await
+        }
+
+        /// The same; the API server is asked about the token and answers so.
+        async fn is_reviewed(&mut self, body: Value) -> Result<Caller, NodeError> {
+            let status = body["code"].as_u64().map_or(201, |code| u16::try_from(code).unwrap());
+            let status = StatusCode::from_u16(status).unwrap();
+            let call = self.authenticator.caller(&self.headers, PEER);
+            tokio::join!(call, answer(&mut self.api, status, body)).0
+        }
     }
 
     #[tokio::test]
@@ -265,35 +282,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_known_token_outlives_the_api_server_and_its_own_end_by_half_a_day() {
-        let (authenticator, mut api) = authenticator();
-        let headers = headers(&token(3600));
-        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
-            .await
-            .unwrap();
+        let mut pod = Pod::with(3600);
+        pod.is_reviewed(accepted()).await.unwrap();
 
         tokio::time::advance(Duration::from_secs(301)).await;
         let down = json!({"kind": "Status", "status": "Failure", "code": 500, "message": "x"});
-        let pod = reviewed(
-            &authenticator,
-            &headers,
-            &mut api,
-            (StatusCode::INTERNAL_SERVER_ERROR, down.clone()),
-        )
-        .await;
-        assert_eq!(pod.unwrap().pod.name, "web-0", "served from the older review");
+        let caller = pod.is_reviewed(down.clone()).await;
+        assert_eq!(caller.unwrap().pod.name, "web-0", "served from the older review");
         // The next one does not even ask, for a moment.
-        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.name, "web-0");
+        assert_eq!(pod.calls().await.unwrap().pod.name, "web-0");
 
         for (hours, expected) in [(1, true), (11, true), (2, false)] {
             tokio::time::advance(Duration::from_secs(hours * 3600)).await;
-            let pod = reviewed(
-                &authenticator,
-                &headers,
-                &mut api,
-                (StatusCode::INTERNAL_SERVER_ERROR, down.clone()),
-            )
-            .await;
-            match pod {
+            let caller = pod.is_reviewed(down.clone()).await;
+            match caller {
                 Ok(caller) => assert!(expected && caller.pod.name == "web-0", "{hours}"),
                 Err(error) => {
                     assert_eq!((error.code, expected), (NodeErrorCode::Unavailable, false));
@@ -304,54 +306,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_ended_token_is_no_good_to_an_api_server_that_answers() {
-        let (authenticator, mut api) = authenticator();
-        let headers = headers(&token(60));
-        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
-            .await
-            .unwrap();
+        let mut pod = Pod::with(60);
+        pod.is_reviewed(accepted()).await.unwrap();
         tokio::time::advance(Duration::from_secs(61)).await;
         let rejected = json!({"status": {"authenticated": false, "error": "expired"}});
-        let pod =
-            reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, rejected)).await;
-        assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unauthenticated);
+        let caller = pod.is_reviewed(rejected).await;
+        assert_eq!(caller.unwrap_err().code, NodeErrorCode::Unauthenticated);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_hangs_makes_a_known_caller_wait_half_a_second_each_five() {
-        let (authenticator, mut api) = authenticator();
-        let headers = headers(&token(3600));
-        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
-            .await
-            .unwrap();
+        let mut pod = Pod::with(3600);
+        pod.is_reviewed(accepted()).await.unwrap();
         tokio::time::advance(Duration::from_secs(301)).await;
         let begun = Instant::now();
-        assert_eq!(authenticator.caller(&headers, PEER).await.unwrap().pod.name, "web-0");
+        assert_eq!(pod.calls().await.unwrap().pod.name, "web-0");
         assert_eq!(begun.elapsed(), KNOWN_CALLERS_WAIT);
         tokio::time::sleep(REVIEW_TIMEOUT).await;
         let begun = Instant::now();
-        authenticator.caller(&headers, PEER).await.unwrap();
+        pod.calls().await.unwrap();
         assert_eq!(begun.elapsed(), Duration::ZERO, "it is left alone for a while");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rejection_replaces_what_was_known_and_is_forgotten_soon() {
-        let (authenticator, mut api) = authenticator();
-        let headers = headers(&token(3600));
+        let mut pod = Pod::with(3600);
         let rejected = json!({"status": {"authenticated": false, "error": "expired"}});
-        reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted()))
-            .await
-            .unwrap();
+        pod.is_reviewed(accepted()).await.unwrap();
         tokio::time::advance(Duration::from_secs(301)).await;
-        let pod =
-            reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, rejected)).await;
-        assert_eq!(pod.unwrap_err().code, NodeErrorCode::Unauthenticated);
-        let error = authenticator.caller(&headers, PEER).await.unwrap_err();
+        let caller = pod.is_reviewed(rejected).await;
+        assert_eq!(caller.unwrap_err().code, NodeErrorCode::Unauthenticated);
+        let error = pod.calls().await.unwrap_err();
         assert_eq!(error.code, NodeErrorCode::Unauthenticated, "remembered");
 
         tokio::time::advance(Duration::from_secs(11)).await;
-        let pod =
-            reviewed(&authenticator, &headers, &mut api, (StatusCode::CREATED, accepted())).await;
-        assert_eq!(pod.unwrap().pod.name, "web-0");
+        let caller = pod.is_reviewed(accepted()).await;
+        assert_eq!(caller.unwrap().pod.name, "web-0");
     }
 
     #[tokio::test(start_paused = true)]
