@@ -107,11 +107,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     kubeconfig.default_retry = false;
     let Config { admin_address, namespace, scope, hosts, lease, mic, azure } =
         Config::load(args, &kubeconfig.default_namespace)?;
-    let compute = Arc::new(azure.arm_client()?);
+    let compute = Arc::new(azure.arm_client(&hosts.immutable)?);
     let client = Client::try_from(kubeconfig).context("cannot set up the API client")?;
 
     let shutdown = Shutdown::on_signals()?;
     let metrics = Metrics::new("controller", env!("CARGO_PKG_VERSION"));
+    azure.register(&metrics);
     compute.register(&metrics);
     let counters = ControllerMetrics::new(&metrics);
     let adoption = AdoptionMetrics::new(&metrics);

@@ -66,6 +66,11 @@ pub(crate) struct AzureArgs {
     #[arg(long, env = "CLIENT_SECRET", hide_env_values = true, value_parser = secret)]
     pub(crate) client_secret: Option<Secret>,
 
+    /// Service principal: a file with its secret, in place of giving it. It is read again when it
+    /// changes; line ends at its end are not part of the secret.
+    #[arg(long, env = "CLIENT_SECRET_PATH", value_name = "FILE")]
+    pub(crate) client_secret_path: Option<PathBuf>,
+
     /// Service principal: a file with its certificate and private key, PKCS#12 or PEM, in place of
     /// the secret. It is read again when it changes.
     #[arg(long, env = "CLIENT_CERTIFICATE_PATH", value_name = "FILE")]
@@ -74,6 +79,11 @@ pub(crate) struct AzureArgs {
     /// Service principal: the password of the PKCS#12 file. Give it in the environment.
     #[arg(long, env = "CLIENT_CERTIFICATE_PASSWORD", hide_env_values = true, value_parser = secret)]
     pub(crate) client_certificate_password: Option<Secret>,
+
+    /// Service principal: a file with that password, in place of giving it. It is read again when
+    /// it changes; if it does not exist there is no password.
+    #[arg(long, env = "CLIENT_CERTIFICATE_PASSWORD_PATH", value_name = "FILE")]
+    pub(crate) client_certificate_password_path: Option<PathBuf>,
 
     /// Workload identity: the file with the service account's token.
     #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE", value_name = "FILE")]

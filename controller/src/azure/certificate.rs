@@ -6,21 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
-use azure_core::http::ClientOptions;
 use azure_identity::{ClientAssertionCredential, ClientAssertionCredentialOptions};
 use client_certificate::{Assertion, Certificate};
 
+use super::application::Application;
+use super::metrics::{CredentialFile, Reloads};
 use super::reload::{Fingerprint, Reloading};
+use super::secret::SecretSource;
 use super::{AzureError, file};
-
-/// Whose certificate it is, and where it is shown.
-#[derive(Clone)]
-pub(super) struct Application {
-    pub(super) tenant_id: String,
-    pub(super) client_id: String,
-    pub(super) authority: String,
-    pub(super) client_options: ClientOptions,
-}
 
 /// The library's credential, but it says what to do when Entra does not take the certificate.
 #[derive(Debug)]
@@ -36,16 +29,29 @@ const REFUSED: &str = "AADSTS700027";
 
 impl Application {
     /// The credential with the certificate in the file at `path`, as it is now.
-    pub(super) fn credential(
+    pub(super) fn with_certificate(
         self,
         path: &Path,
-        password: &Secret,
+        password: &SecretSource,
+        reloads: &Reloads,
     ) -> Result<Reloading, AzureError> {
-        let content = file::read(path)?;
-        let first = self.signing(path, &content, password)?;
-        let (file, password) = (path.to_owned(), password.clone());
-        Ok(Reloading::new(path, Fingerprint::of(&content), first, move |content| {
-            self.signing(&file, content, &password).map(Some)
+        let (file, source) = (path.to_owned(), password.clone());
+        let read = move || {
+            let (content, password) = (file::read(&file)?, source.read_password()?);
+            let fingerprint = Fingerprint::of(&(&content, password.secret()));
+            Ok::<_, AzureError>((content, password, fingerprint))
+        };
+        let (content, password, mut used) = read()?;
+        let first = self.signing(path, &content, &password)?;
+        let (file, gauge) = (path.to_owned(), reloads.of(CredentialFile::Certificate));
+        Ok(Reloading::new(path, first, gauge, move || {
+            let (content, password, now) = read()?;
+            if now == used {
+                return Ok(None);
+            }
+            let credential = self.signing(&file, &content, &password)?;
+            used = now;
+            Ok(Some(credential))
         }))
     }
 
@@ -137,10 +143,12 @@ mod tests {
     async fn a_renewed_certificate_is_used_and_a_broken_file_is_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let write = |content: &[u8]| std::fs::write(file.path(), content).unwrap();
-        let password = Secret::new("p4ss");
+        let password = SecretSource::Given(Secret::new("p4ss"));
         write(&testing::file(&PKCS_RSA_SHA256, "p4ss").0);
         let script = Script::new(tokens());
-        let credential = application(&script).credential(file.path(), &password).unwrap();
+        let credential = application(&script)
+            .with_certificate(file.path(), &password, &Reloads::default())
+            .unwrap();
         let ask = async || {
             credential.get_token(&["https://arm/.default"], None).await.unwrap();
             head(&script.asked().last().unwrap().body)
@@ -160,13 +168,43 @@ mod tests {
         assert!(!format!("{credential:?}").contains("p4ss"));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn certificate_and_password_are_renewed_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, secret) = (folder.path().join("certificate"), folder.path().join("password"));
+        std::fs::write(&file, testing::file(&PKCS_RSA_SHA256, "p4ss").0).unwrap();
+        std::fs::write(&secret, "p4ss\n").unwrap();
+        let script = Script::new(tokens());
+        let reloads = Reloads::default();
+        let credential = application(&script)
+            .with_certificate(&file, &SecretSource::File(secret.clone()), &reloads)
+            .unwrap();
+        let ask = async || {
+            tokio::time::advance(RELOAD_INTERVAL).await;
+            credential.get_token(&["https://arm/.default"], None).await.unwrap();
+            let failing = reloads.of(CredentialFile::Certificate).get();
+            (head(&script.asked().last().unwrap().body), failing)
+        };
+        let (first, _) = ask().await;
+        std::fs::write(&file, testing::file(&PKCS_RSA_SHA256, "0ther").0).unwrap();
+        assert_eq!(ask().await, (first.clone(), 1), "its password is not there yet");
+        std::fs::write(&secret, "0ther\n").unwrap();
+        let (second, failing) = ask().await;
+        assert!(second != first && failing == 0, "the file alone has not changed since");
+        std::fs::write(&file, pem()).unwrap();
+        std::fs::remove_file(&secret).unwrap();
+        let (third, failing) = ask().await;
+        assert!(third != second && failing == 0, "PEM has no password");
+    }
+
     #[test]
     fn a_file_without_a_usable_key_is_found_at_the_start() {
         let script = Script::new([]);
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), testing::file(&PKCS_RSA_SHA256, "p4ss").0).unwrap();
         let start = |path: &Path, password: &str| {
-            application(&script).credential(path, &Secret::new(password.to_owned())).unwrap_err()
+            let password = SecretSource::Given(Secret::new(password.to_owned()));
+            application(&script).with_certificate(path, &password, &Reloads::default()).unwrap_err()
         };
         let wrong = start(file.path(), "other");
         assert!(wrong.to_string().ends_with("cannot be used"), "{wrong}");
@@ -184,8 +222,10 @@ mod tests {
             let body = json!({"error": "invalid_client", "error_codes": [code],
                 "error_description": format!("AADSTS{code}: in Entra's words.")});
             let script = Script::new([Answer::json(401, &body)]);
-            let credential =
-                application(&script).credential(file.path(), &Secret::new("")).unwrap();
+            let password = SecretSource::Given(Secret::new(""));
+            let credential = application(&script)
+                .with_certificate(file.path(), &password, &Reloads::default())
+                .unwrap();
             let error = credential.get_token(&["https://arm/.default"], None).await.unwrap_err();
             let text = error.to_string();
             assert_eq!(text.contains(&path) && text.contains("application client"), told, "{text}");

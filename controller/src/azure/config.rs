@@ -7,13 +7,17 @@ use api::cloud::Cloud;
 use azure_core::credentials::TokenCredential;
 use azure_core::http::Transport;
 use azure_http::transport;
+use runtime::Metrics;
 
 use super::cloud::{cloud, path_given};
+use super::credential::Means;
 use super::file::{self, AzureJson, EnvironmentFile};
-use super::reload::{Fingerprint, Reloading};
+use super::metrics::{CredentialFile, Reloads};
+use super::reload::Reloading;
 use super::selection::{identity_of_args, identity_of_file};
 use super::{AzureArgs, AzureError, ControllerIdentity, CredentialKind};
 use crate::compute::ArmClient;
+use crate::host::Immutable;
 
 /// Where Azure is, and as whom the controller talks to it.
 #[derive(Clone, Debug)]
@@ -22,9 +26,10 @@ pub(crate) struct AzureConfig {
     pub(crate) cloud: Cloud,
     /// As whom.
     pub(crate) identity: ControllerIdentity,
-    /// The `azure.json` that the identity came from, and what it held.
-    source: Option<(PathBuf, Fingerprint)>,
+    /// The `azure.json` that the identity came from.
+    source: Option<PathBuf>,
     ca_bundle: Option<PathBuf>,
+    reloads: Reloads,
 }
 
 // === impl AzureConfig ===
@@ -35,9 +40,8 @@ impl AzureConfig {
         let mut json = AzureJson::default();
         let mut source = None;
         if let Some(path) = args.cloudconfig.as_deref().and_then(path_given) {
-            let content = file::read(path)?;
-            json = file::parse(path, &content)?;
-            source = Some((path.to_owned(), Fingerprint::of(&content)));
+            json = file::parse(path, &file::read(path)?)?;
+            source = Some(path.to_owned());
         }
         let environment = match args.azure_environment.as_deref().and_then(path_given) {
             Some(path) => file::parse(path, &file::read(path)?)?,
@@ -48,31 +52,45 @@ impl AzureConfig {
         let identity = if from_file { identity_of_file(&json)? } else { identity_of_args(args)? };
         let source = source.filter(|_| from_file);
         let ca_bundle = args.ca_bundle.as_deref().and_then(path_given).map(Path::to_owned);
-        Ok(Self { cloud, identity, source, ca_bundle })
+        Ok(Self { cloud, identity, source, ca_bundle, reloads: Reloads::default() })
     }
 
-    /// The client for this cloud with this identity.
-    pub(crate) fn arm_client(&self) -> Result<ArmClient, AzureError> {
+    /// Has the metrics tell which of the credential's files cannot be used.
+    pub(crate) fn register(&self, metrics: &Metrics) {
+        self.reloads.register(metrics);
+    }
+
+    /// The client for this cloud with this identity. A managed identity that comes in its place is
+    /// `immutable` before it is used.
+    pub(crate) fn arm_client(&self, immutable: &Immutable) -> Result<ArmClient, AzureError> {
         let transport = transport(self.ca_bundle.as_deref())?;
-        let credential = self.credential(&transport)?;
+        let credential = self.credential(&transport, immutable)?;
         Ok(ArmClient::new(&self.cloud, credential, transport)?)
     }
 
-    fn credential(&self, transport: &Transport) -> Result<Arc<dyn TokenCredential>, AzureError> {
-        let credential = self.identity.credential(&self.cloud, transport, is_set)?;
-        let Some((path, content)) = &self.source else { return Ok(credential) };
+    fn credential(
+        &self,
+        transport: &Transport,
+        immutable: &Immutable,
+    ) -> Result<Arc<dyn TokenCredential>, AzureError> {
         let (cloud, transport) = (self.cloud.clone(), transport.clone());
+        let means = Means { cloud, transport, reloads: self.reloads.clone(), is_set };
+        let credential = self.identity.credential(&means)?;
+        let Some(path) = &self.source else { return Ok(credential) };
         let (file, mut current) = (path.clone(), self.identity.clone());
-        let reloading = Reloading::new(path, *content, credential, move |content| {
-            let identity = identity_of_file(&file::parse(&file, content)?)?;
+        let (failing, immutable) =
+            (self.reloads.of(CredentialFile::CloudConfig), immutable.clone());
+        Ok(Arc::new(Reloading::new(path, credential, failing, move || {
+            let identity = identity_of_file(&file::parse(&file, &file::read(&file)?)?)?;
             if identity == current {
                 return Ok(None);
             }
-            let credential = identity.credential(&cloud, &transport, is_set)?;
+            let credential = identity.credential(&means)?;
+            identity.keep(&immutable);
+            tracing::info!(%identity, "The cloud config names another credential");
             current = identity;
             Ok(Some(credential))
-        });
-        Ok(Arc::new(reloading))
+        })))
     }
 }
 
@@ -84,12 +102,15 @@ fn is_set(name: &str) -> bool {
 mod tests {
     use std::io::Write;
 
+    use parking_lot::Mutex;
     use serde_json::json;
     use tempfile::NamedTempFile;
 
     use super::super::reload::RELOAD_INTERVAL;
     use super::*;
+    use crate::compute::Compute;
     use crate::compute::scripted::{Answer, Script};
+    use crate::testing;
 
     fn file(content: &str) -> NamedTempFile {
         let mut file = NamedTempFile::new().unwrap();
@@ -134,7 +155,7 @@ mod tests {
         let token = json!({"token_type": "Bearer", "expires_in": 3600, "expires_on": "4102444800",
             "access_token": "t0ken", "resource": "r", "client_id": "c"});
         let script = Script::new(vec![Answer::json(200, &token); 3]);
-        let credential = config.credential(&script.transport()).unwrap();
+        let credential = config.credential(&script.transport(), &Immutable::default()).unwrap();
         // A credential that is kept has its token.
         let ask = async |content: &str| {
             write(content);
@@ -152,6 +173,96 @@ mod tests {
         }
         let (count, asked) = ask(r#"{"useManagedIdentityExtension": true}"#).await;
         assert!(count == 3 && asked.url.starts_with("http://169.254.169.254/"), "{asked:?}");
+    }
+
+    /// The cloud config of an application whose client id is its secret, too.
+    fn of_application(client_id: &str) -> String {
+        json!({"tenantId": "t", "aadClientId": client_id, "aadClientSecret": client_id}).to_string()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_to_arm_are_made_as_whom_the_file_names_now() {
+        let file = file(&of_application("old"));
+        let args = AzureArgs { cloudconfig: Some(file.path().to_owned()), ..AzureArgs::default() };
+        let config = AzureConfig::load(&args).unwrap();
+        let token = |text: &str| {
+            let life = 86_400;
+            Answer::json(
+                200,
+                &json!({"token_type": "Bearer", "expires_in": life, "access_token": text}),
+            )
+        };
+        let (arm, refused) = (
+            Answer::json(403, &json!({"error": {"code": "AuthorizationFailed", "message": ""}})),
+            Answer::json(401, &json!({"error": "invalid_client", "error_description": "no"})),
+        );
+        let script = Script::new([
+            token("of-old"),
+            arm.clone(),
+            arm.clone(),
+            arm.clone(),
+            token("of-new"),
+            arm.clone(),
+            arm.clone(),
+            refused,
+            arm,
+        ]);
+        let credential = config.credential(&script.transport(), &Immutable::default()).unwrap();
+        let client = ArmClient::new(&config.cloud, credential, script.transport()).unwrap();
+        let host = testing::host("vm");
+        // As whom ARM was asked, and what Entra was asked on the way there.
+        let seen = Mutex::new(0);
+        let ask = async || {
+            client.get(&host).await.unwrap_err();
+            let asked = script.asked();
+            let news = asked[std::mem::replace(&mut *seen.lock(), asked.len())..].to_vec();
+            let (arm, entra) = news.split_last().unwrap();
+            let entra: Vec<String> = entra.iter().map(|asked| asked.body.clone()).collect();
+            (arm.header("authorization").unwrap(), entra.join(" "))
+        };
+        let (who, entra) = ask().await;
+        assert!(who == "Bearer of-old" && entra.contains("client_id=old"), "{who} {entra}");
+        tokio::time::advance(RELOAD_INTERVAL).await;
+        for _ in 0..2 {
+            assert_eq!(ask().await, ("Bearer of-old".to_owned(), String::new()), "of the cache");
+        }
+        std::fs::write(file.path(), of_application("new")).unwrap();
+        tokio::time::advance(RELOAD_INTERVAL).await;
+        let (who, entra) = ask().await;
+        assert!(who == "Bearer of-new" && entra.contains("client_id=new"), "{who} {entra}");
+        assert_eq!(ask().await, ("Bearer of-new".to_owned(), String::new()), "of the cache");
+        std::fs::write(file.path(), of_application("unknown")).unwrap();
+        tokio::time::advance(RELOAD_INTERVAL).await;
+        let (who, entra) = ask().await;
+        assert!(who == "Bearer of-new" && entra.contains("client_id=unknown"), "{who} {entra}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_managed_identity_that_comes_by_the_file_stays_where_it_is_attached() {
+        let id = |last: u8| format!("00000000-0000-0000-0000-00000000000{last}");
+        let text = |client_id: &str| {
+            json!({"useManagedIdentityExtension": true, "userAssignedIdentityID": client_id})
+                .to_string()
+        };
+        let file = file(&text(&id(1)));
+        let args = AzureArgs { cloudconfig: Some(file.path().to_owned()), ..AzureArgs::default() };
+        let config = AzureConfig::load(&args).unwrap();
+        let immutable = Immutable::default();
+        config.identity.keep(&immutable);
+        let token = json!({"token_type": "Bearer", "expires_on": "4102444800",
+            "access_token": "t0ken", "resource": "r", "client_id": "c"});
+        let script = Script::new([Answer::json(200, &token)]);
+        let credential = config.credential(&script.transport(), &immutable).unwrap();
+        let held = || {
+            [1, 2, 3]
+                .map(|last| immutable.holds(&testing::id("x"), Some(&id(last).parse().unwrap())))
+        };
+        assert_eq!(held(), [true, false, false]);
+        std::fs::write(file.path(), text(&id(2))).unwrap();
+        tokio::time::advance(RELOAD_INTERVAL).await;
+        credential.get_token(&["https://arm/.default"], None).await.unwrap();
+        assert!(script.asked()[0].url.contains(&id(2)), "{:?}", script.asked());
+        assert_eq!(held(), [true, true, false]);
     }
 
     #[test]

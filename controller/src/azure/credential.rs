@@ -8,20 +8,26 @@ use std::time::Duration;
 use api::cloud::Cloud;
 use api::{Guid, IdentityId};
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions};
+use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
 use azure_core::http::{ClientOptions, ExponentialRetryOptions, RetryOptions, Transport};
+use azure_core::time::OffsetDateTime;
 use azure_identity::{
-    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
-    ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
-    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+    ClientAssertionCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
+    UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 
 use super::AzureError;
-use super::certificate::Application;
+use super::application::Application;
+use super::metrics::Reloads;
+use super::secret::SecretSource;
 
 /// The library itself tries IMDS for up to 72 s and cannot be told otherwise.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The pipeline asks for a token again five minutes before the one that it has ends. With this much
+/// left it asks for every request, and has that one for a while when there is no other.
+const HELD: azure_core::time::Duration = azure_core::time::Duration::minutes(5);
 
 /// Variables that make the library look for managed identities elsewhere than at IMDS.
 const DIVERSIONS: &[&str] = &["IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
@@ -37,8 +43,8 @@ pub(crate) enum ControllerIdentity {
         tenant_id: String,
         /// Its client id.
         client_id: String,
-        /// Its secret; not shown by `Debug`.
-        secret: Secret,
+        /// Its secret.
+        secret: SecretSource,
     },
     /// An application with a certificate.
     Certificate {
@@ -48,8 +54,8 @@ pub(crate) enum ControllerIdentity {
         client_id: String,
         /// The file with certificate and key.
         file: PathBuf,
-        /// The file's password; not shown by `Debug`.
-        password: Secret,
+        /// The file's password.
+        password: SecretSource,
     },
     /// An application or managed identity that trusts the cluster's service account tokens.
     Workload {
@@ -71,24 +77,37 @@ pub(crate) enum ManagedId {
     Resource(IdentityId),
 }
 
-/// The library's credential, but with an end.
+/// What credentials are made with.
+#[derive(Clone, Debug)]
+pub(super) struct Means {
+    pub(super) cloud: Cloud,
+    pub(super) transport: Transport,
+    pub(super) reloads: Reloads,
+    /// Whether an environment variable is set.
+    pub(super) is_set: fn(&str) -> bool,
+}
+
+/// The library's credential, but its calls have an end, and nobody but itself keeps its tokens:
+/// a credential that was replaced would live on in the last one, for a day if it is a managed
+/// identity's.
 #[derive(Debug)]
 struct Bounded(Arc<dyn TokenCredential>);
 
 // === impl ControllerIdentity ===
 
 impl ControllerIdentity {
-    /// The library's credential. `is_set` tells whether an environment variable is.
-    pub(super) fn credential(
-        &self,
-        cloud: &Cloud,
-        transport: &Transport,
-        is_set: impl Fn(&str) -> bool,
-    ) -> Result<Arc<dyn TokenCredential>, AzureError> {
-        let client_options = options(cloud, transport);
+    /// The library's credential.
+    pub(super) fn credential(&self, means: &Means) -> Result<Arc<dyn TokenCredential>, AzureError> {
+        let client_options = options(&means.cloud, &means.transport);
+        let application = |tenant_id: &String, client_id: &String| Application {
+            tenant_id: tenant_id.clone(),
+            client_id: client_id.clone(),
+            authority: means.cloud.authority_host.clone(),
+            client_options: client_options.clone(),
+        };
         let credential: Arc<dyn TokenCredential> = match self {
             Self::Managed(id) => {
-                if let Some(name) = DIVERSIONS.iter().find(|name| is_set(name)) {
+                if let Some(name) = DIVERSIONS.iter().find(|name| (means.is_set)(name)) {
                     return Err(AzureError::DivertedManagedIdentity(name));
                 }
                 let user_assigned_id = id.as_ref().map(|id| match id {
@@ -99,18 +118,14 @@ impl ControllerIdentity {
                 ManagedIdentityCredential::new(Some(options)).map_err(AzureError::Credential)?
             }
             Self::ServicePrincipal { tenant_id, client_id, secret } => {
-                let options = Some(ClientSecretCredentialOptions { client_options });
-                ClientSecretCredential::new(tenant_id, client_id.clone(), secret.clone(), options)
-                    .map_err(AzureError::Credential)?
+                application(tenant_id, client_id).with_secret(secret, &means.reloads)?
             }
             Self::Certificate { tenant_id, client_id, file, password } => {
-                let application = Application {
-                    tenant_id: tenant_id.clone(),
-                    client_id: client_id.clone(),
-                    authority: cloud.authority_host.clone(),
-                    client_options,
-                };
-                Arc::new(application.credential(file, password)?)
+                Arc::new(application(tenant_id, client_id).with_certificate(
+                    file,
+                    password,
+                    &means.reloads,
+                )?)
             }
             Self::Workload { tenant_id, client_id, token_file } => {
                 let options = WorkloadIdentityCredentialOptions {
@@ -159,7 +174,11 @@ impl TokenCredential for Bounded {
         options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
         match tokio::time::timeout(TOKEN_TIMEOUT, self.0.get_token(scopes, options)).await {
-            Ok(result) => result,
+            Ok(Ok(AccessToken { token, expires_on })) => {
+                let held = OffsetDateTime::now_utc() + HELD;
+                Ok(AccessToken { token, expires_on: expires_on.min(held) })
+            }
+            Ok(Err(error)) => Err(error),
             Err(_) => {
                 let silence = Error::with_message(
                     ErrorKind::Io,
@@ -177,6 +196,7 @@ mod tests {
 
     use api::Host;
     use api::cloud::{CloudName, CustomEndpoints};
+    use azure_core::credentials::Secret;
     use serde_json::json;
 
     use super::*;
@@ -189,11 +209,16 @@ mod tests {
         Cloud::new(CloudName::AzureUsGovernmentCloud, CustomEndpoints::default()).unwrap()
     }
 
+    fn means(script: &Arc<Script>) -> Means {
+        let (cloud, transport) = (cloud(), script.transport());
+        Means { cloud, transport, reloads: Reloads::default(), is_set: |_| false }
+    }
+
     fn principal() -> ControllerIdentity {
         ControllerIdentity::ServicePrincipal {
             tenant_id: "contoso".to_owned(),
             client_id: "client".to_owned(),
-            secret: Secret::new("p4ss w0rd"),
+            secret: SecretSource::Given(Secret::new("p4ss w0rd")),
         }
     }
 
@@ -213,7 +238,7 @@ mod tests {
     /// The one request that a token for ARM costs.
     async fn asked(identity: &ControllerIdentity, answer: Answer) -> Asked {
         let script = Script::new([answer]);
-        let credential = identity.credential(&cloud(), &script.transport(), |_| false).unwrap();
+        let credential = identity.credential(&means(&script)).unwrap();
         for _ in 0..2 {
             let token = credential.get_token(&[SCOPE], None).await.unwrap();
             assert_eq!(token.token.secret(), "t0ken");
@@ -272,12 +297,12 @@ mod tests {
             client_id: "workload".to_owned(),
             token_file: "/nonexistent/token".into(),
         };
-        let error = workload.credential(&cloud(), &script.transport(), |_| false).unwrap_err();
+        let error = workload.credential(&means(&script)).unwrap_err();
         let AzureError::Credential(source) = &error else { panic!("{error:?}") };
         assert!(source.to_string().contains("/nonexistent/token"), "{source}");
         let managed = ControllerIdentity::Managed(None);
-        let set = |name: &str| name == "MSI_ENDPOINT";
-        let error = managed.credential(&cloud(), &script.transport(), set).unwrap_err();
+        let set = Means { is_set: |name| name == "MSI_ENDPOINT", ..means(&script) };
+        let error = managed.credential(&set).unwrap_err();
         assert!(error.to_string().contains("MSI_ENDPOINT"), "{error}");
     }
 
@@ -285,9 +310,8 @@ mod tests {
 
     async fn refusal(identity: &ControllerIdentity, answers: Vec<Answer>) -> ArmError {
         let script = Script::new(answers);
-        let transport = script.transport();
-        let credential = identity.credential(&cloud(), &transport, |_| false).unwrap();
-        let client = ArmClient::new(&cloud(), credential, transport).unwrap();
+        let credential = identity.credential(&means(&script)).unwrap();
+        let client = ArmClient::new(&cloud(), credential, script.transport()).unwrap();
         let host = Host::from_provider_id(
             "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v",
         );

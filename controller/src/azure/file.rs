@@ -1,5 +1,8 @@
 //! Settings files: `azure.json` of the nodes, and the endpoints file of Azure Stack Hub.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use azure_core::credentials::Secret;
@@ -46,7 +49,16 @@ pub(super) struct EnvironmentFile {
 
 /// The bytes of a file; errors name it.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, AzureError> {
-    std::fs::read(path).map_err(|source| AzureError::Unreadable { path: path.to_owned(), source })
+    let unreadable = |source| AzureError::Unreadable { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(unreadable)?;
+    // A container has the file that was there when it began. If that was replaced since then it
+    // has no name any more.
+    if file.metadata().map_err(unreadable)?.nlink() == 0 {
+        return Err(AzureError::Replaced { path: path.to_owned() });
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).map_err(unreadable)?;
+    Ok(content)
 }
 
 /// Parses the content of the file at `path`.
@@ -88,6 +100,21 @@ mod tests {
             Some("00000000-0000-0000-0000-000000000001")
         );
         assert_eq!(azure_json("{}").unwrap(), AzureJson::default());
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_one_that_was_replaced() {
+        use std::os::fd::AsRawFd;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "old").unwrap();
+        let open = File::open(file.path()).unwrap();
+        // Leads to the open file, whatever becomes of its name: as a bind mount does.
+        let mounted = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        assert_eq!(read(&mounted).unwrap(), b"old");
+        let new = tempfile::NamedTempFile::new().unwrap();
+        std::fs::rename(new.path(), file.path()).unwrap();
+        let error = read(&mounted).unwrap_err();
+        assert!(matches!(error, AzureError::Replaced { .. }), "{error:?}");
     }
 
     #[test]

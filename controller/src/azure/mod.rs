@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use api::cloud::CloudError;
 use azure_http::TransportError;
 
+mod application;
 mod args;
 mod certificate;
 mod cloud;
 mod config;
 mod credential;
 mod file;
+mod metrics;
 mod own;
 mod reload;
+mod secret;
 mod selection;
 
 pub(crate) use args::{AzureArgs, CredentialKind};
@@ -37,6 +40,26 @@ pub(crate) enum AzureError {
         #[source]
         source: std::io::Error,
     },
+    /// The container sees a file that is not there any more.
+    #[error(
+        "{path} was replaced on the node, and this container keeps the old file: delete the pod, or mount the file's directory (chart value azure.cloudConfigMount=Directory)"
+    )]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is nothing in the file of a secret.
+    #[error("{path} is empty: it has to hold the secret")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file of a secret holds bytes that are no text.
+    #[error("{path} is not UTF-8 text")]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
     /// A settings file is not what it should be. The parser's words are left out on purpose: they
     /// may quote a secret.
     #[error("{path} is not valid JSON of the expected shape, at line {line} column {column}")]
@@ -56,9 +79,9 @@ pub(crate) enum AzureError {
         /// What to give.
         setting: &'static str,
     },
-    /// A secret and a certificate.
-    #[error("give CLIENT_SECRET or CLIENT_CERTIFICATE_PATH, not both")]
-    TwoProofs,
+    /// Two settings of which one would be ignored.
+    #[error("give {0} or {1}, not both")]
+    Both(&'static str, &'static str),
     /// The certificate's file.
     #[error("{path} cannot be used")]
     Certificate {
@@ -70,7 +93,7 @@ pub(crate) enum AzureError {
     },
     /// Nothing says as whom to talk to Azure.
     #[error(
-        "no Azure credential is configured: give --cloudconfig FILE (azure.json), USE_MSI=true for a managed identity, TENANT_ID with CLIENT_ID and CLIENT_SECRET or CLIENT_CERTIFICATE_PATH for a service principal, or let the workload identity webhook set AZURE_FEDERATED_TOKEN_FILE"
+        "no Azure credential is configured: give --cloudconfig FILE (azure.json), USE_MSI=true for a managed identity, TENANT_ID with CLIENT_ID and CLIENT_SECRET, CLIENT_SECRET_PATH or CLIENT_CERTIFICATE_PATH for a service principal, or let the workload identity webhook set AZURE_FEDERATED_TOKEN_FILE"
     )]
     NoCredential,
     /// Neither true nor false.

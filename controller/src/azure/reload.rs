@@ -1,6 +1,7 @@
-//! A credential that is made from a file, as the file is now: whoever rotates what is in it needs no
-//! restart.
+//! A credential that is made from files, as the files are now: whoever rotates what is in them needs
+//! no restart.
 
+use std::error::Error;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -10,39 +11,40 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
-use super::{AzureError, file};
+use super::AzureError;
 
-/// How often the file is compared with what is in use, at most.
+/// How often files are compared with what is in use, at most.
 pub(super) const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Stands for the content of a file, which holds secrets and is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint(u64);
 
-/// Makes a credential of a file's new content; `None`: the one in use is still the right one.
-type Make =
-    dyn FnMut(&[u8]) -> Result<Option<Arc<dyn TokenCredential>>, AzureError> + Send + 'static;
+/// Reads files of a few kilobytes at most; `None`: the credential in use is still the right one.
+type Look = dyn FnMut() -> Result<Option<Arc<dyn TokenCredential>>, AzureError> + Send;
 
-/// The credential of a file. A file that is broken or gone leaves the last good one in use.
+/// The credential of files. Those that are broken or gone leave the last good one in use.
 pub(super) struct Reloading {
     path: PathBuf,
     state: Mutex<State>,
 }
 
 struct State {
-    make: Box<Make>,
-    /// Of the content that is in use.
-    fingerprint: Fingerprint,
-    checked: Instant,
+    look: Box<Look>,
+    looked: Instant,
     credential: Arc<dyn TokenCredential>,
+    /// Why it was not reloaded, the last time.
+    failure: Option<String>,
+    failing: Gauge,
 }
 
 // === impl Fingerprint ===
 
 impl Fingerprint {
-    pub(super) fn of(content: &[u8]) -> Self {
+    pub(super) fn of<T: Hash + ?Sized>(content: &T) -> Self {
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
         Self(hasher.finish())
@@ -52,49 +54,71 @@ impl Fingerprint {
 // === impl Reloading ===
 
 impl Reloading {
-    /// Begins with the `credential` that was made of what the file at `path` held.
+    /// Begins with the `credential` that was made of what the file at `path` held; `look` looks
+    /// there again. `failing` is 1 while that fails.
     pub(super) fn new(
         path: &Path,
-        fingerprint: Fingerprint,
         credential: Arc<dyn TokenCredential>,
-        make: impl FnMut(&[u8]) -> Result<Option<Arc<dyn TokenCredential>>, AzureError> + Send + 'static,
+        failing: Gauge,
+        look: impl FnMut() -> Result<Option<Arc<dyn TokenCredential>>, AzureError> + Send + 'static,
     ) -> Self {
-        let checked = Instant::now();
-        let state = State { make: Box::new(make), fingerprint, checked, credential };
+        failing.set(0);
+        let (look, looked) = (Box::new(look), Instant::now());
+        let state = State { look, looked, credential, failure: None, failing };
         Self { path: path.to_owned(), state: Mutex::new(state) }
     }
 
     fn current(&self) -> Arc<dyn TokenCredential> {
         let mut state = self.state.lock();
-        if state.checked.elapsed() >= RELOAD_INTERVAL {
-            state.checked = Instant::now();
-            if let Err(error) = self.reload(&mut state) {
-                let reason = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, reason, "Credential was not reloaded");
-            }
+        if state.looked.elapsed() >= RELOAD_INTERVAL {
+            state.looked = Instant::now();
+            self.reload(&mut state);
         }
         Arc::clone(&state.credential)
     }
 
-    /// Reads the file, a few kilobytes at most, and takes over what changed.
-    fn reload(&self, state: &mut State) -> Result<(), AzureError> {
-        let content = file::read(&self.path)?;
-        let now = Fingerprint::of(&content);
-        if now == state.fingerprint {
-            return Ok(());
+    fn reload(&self, state: &mut State) {
+        let file = self.path.display();
+        match (state.look)() {
+            Ok(new) => {
+                state.note(None);
+                if let Some(credential) = new {
+                    state.credential = credential;
+                    tracing::info!(%file, "Credential reloaded");
+                }
+            }
+            Err(error) => {
+                let reason = error.source().map(ToString::to_string);
+                if state.note(Some(format!("{error}: {reason:?}"))) {
+                    tracing::warn!(%file, %error, reason, "Credential was not reloaded");
+                }
+            }
         }
-        if let Some(credential) = (state.make)(&content)? {
-            state.credential = credential;
-            tracing::info!(file = %self.path.display(), "Credential reloaded");
-        }
-        state.fingerprint = now;
-        Ok(())
     }
 }
 
 impl fmt::Debug for Reloading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reloading").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Whether this is news: a failure can last for days.
+    fn note(&mut self, failure: Option<String>) -> bool {
+        self.failing.set(i64::from(failure.is_some()));
+        let is_news = failure != self.failure;
+        self.failure = failure;
+        is_news
+    }
+}
+
+/// Nothing of the file is in use any more.
+impl Drop for State {
+    fn drop(&mut self) {
+        self.failing.set(0);
     }
 }
 
@@ -114,6 +138,7 @@ impl TokenCredential for Reloading {
 mod tests {
     use azure_core::time::OffsetDateTime;
 
+    use super::super::file;
     use super::*;
 
     /// Its token is what the file held.
@@ -131,11 +156,11 @@ mod tests {
         }
     }
 
-    /// An empty file is broken, and upper case means the same.
-    fn echo(content: &[u8]) -> Result<Option<Arc<dyn TokenCredential>>, AzureError> {
-        let text = String::from_utf8(content.to_vec()).unwrap();
+    /// Reads the file: if it is empty it is broken, and upper case means the same.
+    fn echo(path: &Path) -> Result<Option<Arc<dyn TokenCredential>>, AzureError> {
+        let text = String::from_utf8(file::read(path)?).unwrap();
         match text.as_str() {
-            "" => Err(AzureError::Invalid { path: "empty".into(), line: 1, column: 1 }),
+            "" => Err(AzureError::Empty { path: path.to_owned() }),
             upper if upper == text.to_uppercase() => Ok(None),
             _ => Ok(Some(Arc::new(Echo(text)))),
         }
@@ -144,10 +169,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_new_in_the_file_is_used_and_what_is_broken_is_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_owned();
         let write = |content: &str| std::fs::write(file.path(), content).unwrap();
         write("old");
-        let first = echo(b"old").unwrap().unwrap();
-        let credential = Reloading::new(file.path(), Fingerprint::of(b"old"), first, echo);
+        let (first, failing) = (echo(&path).unwrap().unwrap(), Gauge::default());
+        let credential = Reloading::new(file.path(), first, failing.clone(), move || echo(&path));
         let token = async || {
             let token = credential.get_token(&["scope"], None).await.unwrap();
             token.token.secret().to_owned()
@@ -155,15 +181,32 @@ mod tests {
 
         write("new");
         assert_eq!(token().await, "old", "the file is not read for every request");
-        for (content, expected) in
-            [("new", "new"), ("", "new"), ("NEW", "new"), ("newer", "newer"), ("", "newer")]
-        {
+        for (content, expected, broken) in [
+            ("new", "new", 0),
+            ("", "new", 1),
+            ("NEW", "new", 0),
+            ("newer", "newer", 0),
+            ("", "newer", 1),
+        ] {
             write(content);
             tokio::time::advance(RELOAD_INTERVAL).await;
-            assert_eq!(token().await, expected, "{content:?}");
+            assert_eq!((token().await.as_str(), failing.get()), (expected, broken), "{content:?}");
         }
         std::fs::remove_file(file.path()).unwrap();
         tokio::time::advance(RELOAD_INTERVAL).await;
-        assert_eq!(token().await, "newer");
+        assert_eq!((token().await.as_str(), failing.get()), ("newer", 1));
+        drop(credential);
+        assert_eq!(failing.get(), 0, "nobody looks at that file any more");
+    }
+
+    #[test]
+    fn a_failure_is_news_once() {
+        let credential: Arc<dyn TokenCredential> = Arc::new(Echo(String::new()));
+        let look = Box::new(|| Ok(None));
+        let (looked, failing) = (Instant::now(), Gauge::default());
+        let mut state = State { look, looked, credential, failure: None, failing };
+        let mut note = |text: &str| state.note(Some(text.to_owned()));
+        assert_eq!(["gone", "gone", "empty"].map(&mut note), [true, false, true]);
+        assert!(state.note(None) && !state.note(None));
     }
 }

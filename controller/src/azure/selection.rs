@@ -1,11 +1,12 @@
 //! As whom the controller talks to Azure, by what was configured. Pure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use azure_core::credentials::Secret;
 
 use super::cloud::{given, path_given};
 use super::file::AzureJson;
+use super::secret::SecretSource;
 use super::{AzureArgs, AzureError, ControllerIdentity, CredentialKind, ManagedId};
 
 /// What `azure.json` says.
@@ -18,12 +19,12 @@ pub(super) fn identity_of_file(json: &AzureJson) -> Result<ControllerIdentity, A
     let tenant_id = given(&json.tenant_id).ok_or_else(|| missing("tenantId"))?;
     let client_id = given(&json.client_id).ok_or_else(|| missing("aadClientId"))?;
     // As the cloud provider of Kubernetes: the secret first.
-    if let Some(secret) = given_secret(&json.client_secret) {
+    if let Some(secret) = given_secret(&json.client_secret).map(SecretSource::Given) {
         return Ok(ControllerIdentity::ServicePrincipal { tenant_id, client_id, secret });
     }
     let file = json.certificate_path.as_deref().and_then(path_given);
     let file = file.ok_or_else(|| missing("aadClientSecret or aadClientCertPath"))?.to_owned();
-    let password = password(&json.certificate_password);
+    let password = json.certificate_password.clone().map_or_else(no_password, SecretSource::Given);
     Ok(ControllerIdentity::Certificate { tenant_id, client_id, file, password })
 }
 
@@ -42,6 +43,7 @@ fn first_configured(args: &AzureArgs) -> Result<ControllerIdentity, AzureError> 
         managed_of_args(args)
     } else if given(&args.client_id).is_some()
         || given_secret(&args.client_secret).is_some()
+        || args.client_secret_path.as_deref().and_then(path_given).is_some()
         || certificate(args).is_some()
     {
         service_principal(args)
@@ -72,21 +74,45 @@ fn service_principal(args: &AzureArgs) -> Result<ControllerIdentity, AzureError>
     let missing = |setting| AzureError::Missing { kind: "a service principal", setting };
     let tenant_id = given(&args.tenant_id).ok_or_else(|| missing("TENANT_ID (--tenant-id)"))?;
     let client_id = given(&args.client_id).ok_or_else(|| missing("CLIENT_ID (--client-id)"))?;
-    match (given_secret(&args.client_secret), certificate(args)) {
+    let secret = secret_source(
+        ("CLIENT_SECRET", &args.client_secret),
+        ("CLIENT_SECRET_PATH", &args.client_secret_path),
+    )?;
+    let certificate = certificate(args);
+    match (secret, certificate) {
         (Some(secret), None) => {
             Ok(ControllerIdentity::ServicePrincipal { tenant_id, client_id, secret })
         }
         (None, Some(file)) => {
-            let password = password(&args.client_certificate_password);
-            Ok(ControllerIdentity::Certificate {
-                tenant_id,
-                client_id,
-                file: file.to_owned(),
-                password,
-            })
+            let password = secret_source(
+                ("CLIENT_CERTIFICATE_PASSWORD", &args.client_certificate_password),
+                ("CLIENT_CERTIFICATE_PASSWORD_PATH", &args.client_certificate_password_path),
+            )?;
+            let password = password.unwrap_or_else(no_password);
+            let file = file.to_owned();
+            Ok(ControllerIdentity::Certificate { tenant_id, client_id, file, password })
         }
-        (None, None) => Err(missing("CLIENT_SECRET or CLIENT_CERTIFICATE_PATH")),
-        (Some(_), Some(_)) => Err(AzureError::TwoProofs),
+        (None, None) => {
+            Err(missing("CLIENT_SECRET, CLIENT_SECRET_PATH or CLIENT_CERTIFICATE_PATH"))
+        }
+        (Some(SecretSource::Given(_)), Some(_)) => {
+            Err(AzureError::Both("CLIENT_SECRET", "CLIENT_CERTIFICATE_PATH"))
+        }
+        (Some(SecretSource::File(_)), Some(_)) => {
+            Err(AzureError::Both("CLIENT_SECRET_PATH", "CLIENT_CERTIFICATE_PATH"))
+        }
+    }
+}
+
+/// A secret that is given, or in a file, but not both.
+fn secret_source(
+    (name, given): (&'static str, &Option<Secret>),
+    (path_name, path): (&'static str, &Option<PathBuf>),
+) -> Result<Option<SecretSource>, AzureError> {
+    match (given_secret(given), path.as_deref().and_then(path_given)) {
+        (Some(_), Some(_)) => Err(AzureError::Both(name, path_name)),
+        (Some(secret), None) => Ok(Some(SecretSource::Given(secret))),
+        (None, path) => Ok(path.map(|path| SecretSource::File(path.to_owned()))),
     }
 }
 
@@ -94,8 +120,8 @@ fn certificate(args: &AzureArgs) -> Option<&Path> {
     args.client_certificate_path.as_deref().and_then(path_given)
 }
 
-fn password(given: &Option<Secret>) -> Secret {
-    given.clone().unwrap_or_else(|| Secret::new(""))
+fn no_password() -> SecretSource {
+    SecretSource::Given(Secret::new(""))
 }
 
 fn workload(args: &AzureArgs) -> Result<ControllerIdentity, AzureError> {
@@ -210,7 +236,7 @@ mod tests {
     #[test]
     fn half_a_service_principal_is_an_error_that_names_the_other_half() {
         let without = AzureArgs { client_secret: None, ..principal() };
-        let words = "a service principal needs CLIENT_SECRET or CLIENT_CERTIFICATE_PATH";
+        let words = "a service principal needs CLIENT_SECRET, CLIENT_SECRET_PATH or CLIENT_CERTIFICATE_PATH";
         assert_eq!(chosen(&without), words);
         let with = AzureArgs { client_certificate_path: Some("/c.pem".into()), ..principal() };
         assert!(chosen(&with).contains("not both"), "{}", chosen(&with));
@@ -218,6 +244,44 @@ mod tests {
         assert_eq!(chosen(&with), "service principal client");
         let without = AzureArgs { client_id: None, ..principal() };
         assert_eq!(chosen(&without), "a service principal needs CLIENT_ID (--client-id)");
+    }
+
+    #[test]
+    fn a_secret_is_given_or_in_a_file() {
+        let path = |path: &str| Some(PathBuf::from(path));
+        let file = AzureArgs {
+            client_secret: None,
+            client_secret_path: path("/var/secret"),
+            ..principal()
+        };
+        let ControllerIdentity::ServicePrincipal { secret, .. } = identity_of_args(&file).unwrap()
+        else {
+            panic!("no secret")
+        };
+        assert_eq!(secret, SecretSource::File("/var/secret".into()));
+        assert_eq!(
+            chosen(&AzureArgs { client_secret_path: path(""), ..principal() }),
+            "service principal client"
+        );
+        let both = AzureArgs { client_secret_path: path("/var/secret"), ..principal() };
+        assert_eq!(chosen(&both), "give CLIENT_SECRET or CLIENT_SECRET_PATH, not both");
+        let proofs = AzureArgs { client_certificate_path: path("/c.pfx"), ..file };
+        let words = "give CLIENT_SECRET_PATH or CLIENT_CERTIFICATE_PATH, not both";
+        assert_eq!(chosen(&proofs), words);
+        let certificate = AzureArgs {
+            client_secret_path: None,
+            client_certificate_password_path: path("/var/password"),
+            ..proofs
+        };
+        let ControllerIdentity::Certificate { password, .. } =
+            identity_of_args(&certificate).unwrap()
+        else {
+            panic!("no certificate")
+        };
+        assert_eq!(password, SecretSource::File("/var/password".into()));
+        let both =
+            AzureArgs { client_certificate_password: Some(Secret::new("p4ss")), ..certificate };
+        assert!(chosen(&both).contains("CLIENT_CERTIFICATE_PASSWORD_PATH, not both"));
     }
 
     #[test]
@@ -262,8 +326,8 @@ mod tests {
             panic!("not a certificate")
         };
         assert_eq!(
-            (file.to_str(), password.secret()),
-            (Some("/etc/kubernetes/sp.pfx"), "p4ssw0rd")
+            (file.to_str(), password),
+            (Some("/etc/kubernetes/sp.pfx"), SecretSource::Given(Secret::new("p4ssw0rd")))
         );
     }
 
