@@ -9,6 +9,8 @@
 //! touch nothing; the rest executes them.
 
 mod adoption;
+#[cfg(test)]
+mod alert_tests;
 mod args;
 mod azure;
 mod backoff;

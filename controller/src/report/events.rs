@@ -206,8 +206,41 @@ fn shorten(mut note: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use runtime::Metrics;
+
     use super::*;
     use crate::testing::pod;
+
+    #[test]
+    fn warnings_have_room_however_much_is_well() {
+        let metrics = Metrics::new("test", "0");
+        let (queue, mut waiting) = mpsc::channel(QUEUE);
+        let sender = EventSender { queue, metrics: ControllerMetrics::new(&metrics) };
+        let send = |severity| {
+            sender.send(Happening {
+                severity,
+                subject: Subject::pod(&pod("apps", "web", "sel", "n1")),
+                reason: "Any",
+                action: "Assigning",
+                note: String::new(),
+            });
+        };
+        (0..10_000).for_each(|_| send(Severity::Normal));
+        assert_eq!(sender.room(), FOR_WARNINGS);
+        (0..=FOR_WARNINGS).for_each(|_| send(Severity::Warning));
+        let dropped = |severity: &str| {
+            let name = format!("podidentity_events_dropped_total{{severity=\"{severity}\"}} ");
+            let text = metrics.text();
+            let count = text.lines().find_map(|line| line.strip_prefix(&name)).map(str::to_owned);
+            count.unwrap_or_default()
+        };
+        assert_eq!((dropped("Normal").as_str(), dropped("Warning").as_str()), ("9232", "1"));
+        let mut warnings = 0;
+        while let Ok(happening) = waiting.try_recv() {
+            warnings += usize::from(happening.severity == Severity::Warning);
+        }
+        assert_eq!(warnings, FOR_WARNINGS);
+    }
 
     #[test]
     fn an_event_fits_what_the_api_server_accepts() {
