@@ -61,15 +61,24 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, AzureError> {
     Ok(content)
 }
 
-/// Parses the content of the file at `path`.
+/// Parses the content of the file at `path`: JSON, or YAML as aad-pod-identity also took it.
 pub(super) fn parse<T: DeserializeOwned>(path: &Path, content: &[u8]) -> Result<T, AzureError> {
     // Written by tools of Windows, too.
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    serde_json::from_slice(content).map_err(|error| AzureError::Invalid {
-        path: path.to_owned(),
-        line: error.line(),
-        column: error.column(),
-    })
+    let invalid =
+        |format, line, column| AzureError::Invalid { path: path.to_owned(), format, line, column };
+    if content.trim_ascii_start().starts_with(b"{") {
+        return serde_json::from_slice(content)
+            .map_err(|error| invalid("JSON", error.line() as u64, error.column() as u64));
+    }
+    match serde_saphyr::from_slice(content) {
+        Ok(Some(settings)) => Ok(settings),
+        Ok(None) => Err(invalid("YAML", 1, 1)), // an empty file would do for settings without any
+        Err(error) => {
+            let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+            Err(invalid("YAML", line, column))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -118,13 +127,54 @@ mod tests {
     }
 
     #[test]
+    fn the_same_file_as_yaml_is_read() {
+        let yaml = "\u{feff}# by hand\n  cloud: AzurePublicCloud\n  tenantId: 't'\n  \
+                    subscriptionId: s\n  aadClientId: 4711\n  aadClientSecret: \"p4ss: w0rd #1\"\n  \
+                    useManagedIdentityExtension: false\n  userAssignedIdentityID:\n";
+        let expected = AzureJson {
+            cloud: Some("AzurePublicCloud".to_owned()),
+            tenant_id: Some("t".to_owned()),
+            client_id: Some("4711".to_owned()),
+            client_secret: Some(Secret::new("p4ss: w0rd #1")),
+            ..AzureJson::default()
+        };
+        assert_eq!(azure_json(yaml).unwrap(), expected);
+        let json = "\n {\"aadClientId\": \"4711\", \"tenantId\": \"t\", \"cloud\": \"AzurePublicCloud\", \
+                    \"aadClientSecret\": \"p4ss: w0rd #1\"}";
+        assert_eq!(azure_json(json).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_neither_is_no_empty_file() {
+        for text in [
+            "",
+            " \n",
+            "# nothing\n",
+            "null",
+            "p4ssw0rd",
+            "- cloud: c",
+            "a: b: c",
+            "a: 1\n---\na: 2",
+        ] {
+            let error = azure_json(text).map(|_| ()).unwrap_err().to_string();
+            assert!(error.starts_with("azure.json is not valid YAML"), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
     fn no_error_and_no_debug_quotes_a_secret() {
-        let error = azure_json("{\n\"aadClientSecret\": 4711}").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "azure.json is not valid JSON of the expected shape, at line 2 column 23"
-        );
-        assert!(!format!("{error:?}").contains("4711"));
+        for (text, words) in [
+            ("{\n\"aadClientSecret\": [4711]}", "JSON of the expected shape, at line 2 column 19"),
+            (
+                "cloud: c\naadClientSecret: [4711]",
+                "YAML of the expected shape, at line 2 column 18",
+            ),
+            ("aadClientSecret: \"4711", "YAML of the expected shape, at line 1 column 18"),
+        ] {
+            let error = azure_json(text).unwrap_err();
+            assert_eq!(error.to_string(), format!("azure.json is not valid {words}"));
+            assert!(!format!("{error:?}").contains("4711"));
+        }
         let file = azure_json("{\"aadClientSecret\": \"p4ssw0rd\"}").unwrap();
         assert!(!format!("{file:?}").contains("p4ssw0rd"));
     }

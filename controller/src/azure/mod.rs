@@ -62,14 +62,16 @@ pub(crate) enum AzureError {
     },
     /// A settings file is not what it should be. The parser's words are left out on purpose: they
     /// may quote a secret.
-    #[error("{path} is not valid JSON of the expected shape, at line {line} column {column}")]
+    #[error("{path} is not valid {format} of the expected shape, at line {line} column {column}")]
     Invalid {
         /// The file.
         path: PathBuf,
+        /// What it begins like: JSON or YAML.
+        format: &'static str,
         /// Where, counted from 1.
-        line: usize,
+        line: u64,
         /// Where, counted from 1.
-        column: usize,
+        column: u64,
     },
     /// A setting that the chosen credential needs is missing.
     #[error("{kind} needs {setting}")]
