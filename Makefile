@@ -78,8 +78,8 @@ unit: tools ## Run the unit, golden, component and chart tests
 	cargo test --locked --workspace --quiet
 
 .PHONY: crash-test
-crash-test: tools ## Kill the controller at each of its steps; brings an API server of its own
-	cargo test --locked -p e2e --test crash
+crash-test: tools ## Kill, pause and replace the controller at its steps, and sign in; brings an API server of its own
+	cargo test --locked -p e2e --test crash -- --test-threads=4
 
 .PHONY: cluster-test
 cluster-test: e2e ## Run the tests on the local cluster (needs root)
