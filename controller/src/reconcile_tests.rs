@@ -44,6 +44,8 @@ struct State {
     writes: Vec<String>,
     arm: BTreeMap<Host, BTreeSet<&'static str>>,
     arm_calls: Vec<String>,
+    /// ARM lets nobody change anything.
+    forbidden: bool,
     records: BTreeMap<Host, Record>,
 }
 
@@ -61,6 +63,7 @@ impl World {
             writes: Vec::new(),
             arm: BTreeMap::new(),
             arm_calls: Vec::new(),
+            forbidden: false,
             records: BTreeMap::new(),
         })))
     }
@@ -90,6 +93,13 @@ impl World {
     fn states(&self) -> Vec<AssignedState> {
         let objects = self.0.lock().assigned.as_reader().state();
         objects.iter().map(|object| object.state()).collect()
+    }
+
+    /// Status and reason of the identity's condition.
+    fn condition(&self) -> (String, String) {
+        let status = self.0.lock().identities.as_reader().state()[0].status.clone().unwrap();
+        let ready = &status.conditions[0];
+        (ready.status.clone(), ready.reason.clone())
     }
 
     fn writes(&self, prefix: &str) -> usize {
@@ -242,6 +252,9 @@ impl Compute for World {
         tokio::time::sleep(PATCH).await;
         let mut state = self.0.lock();
         state.arm_calls.push(format!("patch {}", host.id().name()));
+        if state.forbidden {
+            return Err(ArmError::Forbidden { message: "denied".to_owned(), remedy: None });
+        }
         let names = state.arm.entry(host.clone()).or_default();
         names.retain(|name| !delta.detach.contains(&id(name)));
         names.extend(NAMES.iter().filter(|name| delta.attach.contains(&id(name))));
@@ -332,6 +345,38 @@ async fn nothing_is_written_when_nothing_changes() {
     assert_eq!(world.0.lock().writes.len(), before, "{:?}", world.0.lock().writes);
     let status = world.0.lock().identities.as_reader().state()[0].status.clone().unwrap();
     assert_eq!((status.pods, status.conditions[0].reason.as_str()), (1, "Assigned"));
+    leader.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_upgrade_took_away_is_said_and_the_pods_keep_their_right() {
+    let world = World::with_binding();
+    let leader = world.lead();
+    (0..20).for_each(|number| world.add_pod(&format!("web-{number}")));
+    pass(Duration::from_secs(30)).await;
+    assert_eq!(world.condition(), ("True".to_owned(), "Assigned".to_owned()));
+    let objects = world.writes("PATCH azureassigned");
+
+    world.change(|state| {
+        state.arm.clear();
+        state.forbidden = true;
+    });
+    pass(Duration::from_secs(200)).await;
+    assert_eq!(world.condition(), ("False".to_owned(), "HostNotReady".to_owned()));
+    assert_eq!(world.states(), [AssignedState::Assigned; 20]);
+    assert_eq!(world.writes("POST events"), 20 + 20, "one warning a pod");
+    let (told, asked) = (world.writes("PATCH azureidentities"), world.0.lock().arm_calls.len());
+    pass(Duration::from_secs(1800)).await;
+    let asked = world.0.lock().arm_calls.len() - asked;
+    let told = world.writes("PATCH azureidentities") - told;
+    assert!(told <= asked, "{told} writes of one status after {asked} calls to ARM");
+    assert_eq!(world.writes("POST events"), 20 + 20, "said once");
+
+    world.change(|state| state.forbidden = false);
+    pass(Duration::from_secs(400)).await;
+    assert_eq!(world.condition(), ("True".to_owned(), "Assigned".to_owned()));
+    assert_eq!(world.states(), [AssignedState::Assigned; 20]);
+    assert_eq!(world.writes("PATCH azureassigned"), objects, "nothing to write to any object");
     leader.abort();
 }
 
