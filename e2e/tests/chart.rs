@@ -14,7 +14,10 @@ use e2e::tools::control_plane::ControlPlane;
 /// What every rendering needs.
 const BASE: &[&str] = &["--set", "image.registry=registry.example/pod-identity-sidecar"];
 
-const CASES: [(&str, &[&str]); 4] = [
+/// Nothing else differs from the other cases.
+const CONTROLLER: &str = "--show-only=templates/controller/deployment.yaml";
+
+const CASES: [(&str, &[&str]); 6] = [
     ("default", &[]),
     (
         "custom-cloud",
@@ -30,6 +33,19 @@ const CASES: [(&str, &[&str]); 4] = [
     ),
     ("azure-json", &["--set=azure.credential=cloudConfig", "--set=forceNamespaced=true"]),
     (
+        "certificate",
+        &[
+            "--set=azure.credential=servicePrincipal,azure.existingSecret=sp",
+            "--set=azure.useCertificate=true,azure.tenantID=contoso",
+            "--set=azure.clientID=00000000-0000-0000-0000-000000000001",
+            CONTROLLER,
+        ],
+    ),
+    (
+        "azure-json-directory",
+        &["--set=azure.credential=cloudConfig,azure.cloudConfigMount=Directory", CONTROLLER],
+    ),
+    (
         "minimal",
         &[
             "--set=webhook.replicas=1,controller.replicas=1",
@@ -44,7 +60,7 @@ const CASES: [(&str, &[&str]); 4] = [
 ];
 
 /// Values that must not get as far as a cluster, and what the person is told.
-const REFUSED: [(&[&str], &str); 13] = [
+const REFUSED: [(&[&str], &str); 16] = [
     (
         &[
             "--set=azure.credential=servicePrincipal,azure.useCertificate=true",
@@ -52,6 +68,21 @@ const REFUSED: [(&[&str], &str); 13] = [
         ],
         "name a Secret with the key certificate",
     ),
+    (
+        &[
+            "--set=azure.credential=servicePrincipal,azure.tenantID=contoso",
+            "--set=azure.clientID=00000000-0000-0000-0000-000000000001",
+        ],
+        "name a Secret with the key clientSecret",
+    ),
+    (
+        &[
+            "--set=azure.credential=cloudConfig,azure.cloudConfigMount=Directory",
+            "--set=azure.cloudConfigPath=/etc/azure.json",
+        ],
+        "would mount /etc of the node",
+    ),
+    (&["--set=azure.cloudConfigMount=Node"], "cloudConfigMount"),
     (&["--set=image.registry="], "image.registry is empty"),
     (&["--set=webhook.replica=3"], "replica"),
     (&["--set=forceNamespaced=yes"], "forceNamespaced"),

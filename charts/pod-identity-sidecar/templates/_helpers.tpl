@@ -100,3 +100,15 @@ topologySpreadConstraints:
 - --ca-bundle=/etc/pod-identity-sidecar/ca-bundle/ca.crt
 {{- end }}
 {{- end -}}
+
+{{/* What of the node is mounted for azure.json, at the same path. */}}
+{{- define "pis.cloudConfigMount" -}}
+{{- $path := .Values.azure.cloudConfigPath -}}
+{{- if eq .Values.azure.cloudConfigMount "File" -}}
+{{- $path -}}
+{{- else if regexMatch "^(/[^/]+){3,}$" $path -}}
+{{- dir $path -}}
+{{- else -}}
+{{- fail (printf "azure.cloudConfigMount=Directory would mount %s of the node: put the file into a directory of its own" (dir $path)) -}}
+{{- end -}}
+{{- end -}}
