@@ -22,6 +22,7 @@ use crate::labels;
     printcolumn = r#"{"name":"Identity","type":"string","jsonPath":".spec.azureIdentityRef.metadata.name"}"#,
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodename"}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.status"}"#,
+    printcolumn = r#"{"name":"Host","type":"string","priority":1,"jsonPath":".status.host"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.message"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
