@@ -65,9 +65,9 @@ fn failures(error: &ArmError, end: Duration) -> Vec<Timestamp> {
         let fails = now < at(end);
         let of_change = matches!(error, ArmError::IdentityRefused { .. });
         match model.next(now) {
-            Step::Load => model.on_loaded(Record::default()),
+            Step::Load => model.on_loaded(Record::default(), now),
             Step::Save(entries, _) => {
-                model.on_saved(Record { entries, version: Some("1".to_owned()), status: None })
+                model.on_saved(Record { entries, version: Some("1".to_owned()), status: None });
             }
             Step::Tell(status, version) => model.on_told((*status).clone(), version),
             Step::Get if fails && !of_change => {
