@@ -46,8 +46,8 @@ pub type Unread = Option<IgnoredAny>;
 /// An object's parts.
 #[derive(Deserialize)]
 struct Parts<S, T> {
-    #[serde(default)]
-    metadata: Option<SlimMeta>,
+    #[serde(default, deserialize_with = "metadata")]
+    metadata: ObjectMeta,
     spec: S,
     status: T,
 }
@@ -67,6 +67,24 @@ struct SlimMeta {
     annotations: Option<OurAnnotations>,
 }
 
+/// Reads metadata.
+fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    let meta = Option::<SlimMeta>::deserialize(from)?.unwrap_or_default();
+    let annotations = meta.annotations.map(|OurAnnotations(annotations)| annotations);
+    Ok(ObjectMeta {
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        generation: meta.generation,
+        deletion_timestamp: meta.deletion_timestamp,
+        finalizers: meta.finalizers,
+        labels: meta.labels,
+        annotations: annotations.filter(|annotations| !annotations.is_empty()),
+        ..ObjectMeta::default()
+    })
+}
+
 /// The annotations of this project. Those of others can be as large as the object itself.
 #[derive(Default)]
 struct OurAnnotations(BTreeMap<String, String>);
@@ -79,7 +97,7 @@ struct OurKey(Option<String>);
 impl<'de, K: Readable> Deserialize<'de> for Slim<K> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let Parts { metadata, spec, status } = Parts::deserialize(from)?;
-        Ok(Self(K::of(metadata.map(ObjectMeta::from).unwrap_or_default(), spec, status)))
+        Ok(Self(K::of(metadata, spec, status)))
     }
 }
 
@@ -113,26 +131,6 @@ impl<K: Resource> Resource for Slim<K> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         self.0.meta_mut()
-    }
-}
-
-// === impl SlimMeta ===
-
-impl From<SlimMeta> for ObjectMeta {
-    fn from(meta: SlimMeta) -> Self {
-        let annotations = meta.annotations.map(|OurAnnotations(annotations)| annotations);
-        Self {
-            name: meta.name,
-            namespace: meta.namespace,
-            uid: meta.uid,
-            resource_version: meta.resource_version,
-            generation: meta.generation,
-            deletion_timestamp: meta.deletion_timestamp,
-            finalizers: meta.finalizers,
-            labels: meta.labels,
-            annotations: annotations.filter(|annotations| !annotations.is_empty()),
-            ..Self::default()
-        }
     }
 }
 
@@ -209,6 +207,7 @@ impl Readable for AzureIdentityAttachment {
     type Spec = AzureIdentityAttachmentSpec;
     type Status = Unread;
 
+    // What is said of the host is for people; its writer reads it where it writes.
     fn of(metadata: ObjectMeta, spec: Self::Spec, _: Unread) -> Self {
         Self { metadata, ..Self::new("", spec) }
     }
