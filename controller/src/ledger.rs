@@ -4,14 +4,12 @@
 //! The decisions themselves are `desired`'s, `verdict`'s and `plan`'s.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Duration;
 
 use api::matching::Scope;
 use api::{AssignedState, AzureAssignedIdentity, Host, IdentityId};
 use jiff::Timestamp;
 
 use crate::adoption::is_leftover;
-use crate::clock::since;
 use crate::cluster::{Affected, Cluster};
 use crate::content::is_ours;
 use crate::desired::{Lack, Place, Selected, desired};
@@ -20,11 +18,6 @@ use crate::report::{Notice, binding_notice, pod_notices, verdict_notice};
 use crate::snapshot::ObjectKey;
 use crate::verdict::Standing;
 use crate::waits::{Wait, Waits};
-use crate::watch::BoundPod;
-
-/// Pods say in whole seconds when they were scheduled: what is younger than this was seen sooner
-/// than it can be told from that.
-const SEEN_AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What was decided.
 #[derive(Debug)]
@@ -207,9 +200,17 @@ impl Ledger {
     ) {
         let before = self.entries.remove(&at).unwrap_or_default();
         let (entry, progress) = decide(cluster, &at, self.scope);
+        // One that is seen for the first time may wait since long before this leader.
         let newcomer = cluster.pod(&at).filter(|_| before == Entry::default());
         for (held, progress) in entry.holdings.iter().zip(progress) {
-            self.follow_wait(held, &progress, (newcomer, now), settled);
+            let first = progress.state != Some(AssignedState::Assigned);
+            // Until ARM has attached the identity and the object says so.
+            let waits = first || held.standing != Standing::Assigned;
+            let wait = waits.then(|| match newcomer.filter(|_| first) {
+                Some(pod) => Wait::of_newcomer(pod.scheduled(), now),
+                None => Wait { since: now, first },
+            });
+            settled.waited.extend(self.waits.follow(&held.assigned, wait));
             settled.due.push((held.assigned.clone(), progress.due));
         }
         if entry == before {
@@ -232,25 +233,6 @@ impl Ledger {
         );
         settled.notices.extend(entry.notices.iter().cloned());
         self.keep(at, entry);
-    }
-
-    /// A pod waits until ARM has attached the identity and the object says so. `newcomer` is the pod
-    /// if it is seen for the first time: it may wait since long before this leader.
-    fn follow_wait(
-        &mut self,
-        held: &Holding,
-        progress: &Progress,
-        (newcomer, now): (Option<&BoundPod>, Timestamp),
-        settled: &mut Settled,
-    ) {
-        let first = progress.state != Some(AssignedState::Assigned);
-        if first || held.standing != Standing::Assigned {
-            let scheduled = newcomer.filter(|_| first).and_then(BoundPod::scheduled);
-            let before = scheduled.filter(|at| since(now, *at) >= SEEN_AT_ONCE);
-            self.waits.begin(&held.assigned, || Wait { since: before.unwrap_or(now), first });
-        } else if let Some(wait) = self.waits.end(&held.assigned).filter(|wait| wait.first) {
-            settled.waited.push(wait.since);
-        }
     }
 
     fn keep(&mut self, at: ObjectKey, entry: Entry) {

@@ -1,10 +1,16 @@
 //! Since when pods wait for identities that they cannot use yet. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::clock::since;
 use crate::snapshot::ObjectKey;
+
+/// Pods say in whole seconds when they were scheduled: what is younger than this was seen sooner
+/// than it can be told from that.
+const SEEN_AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Who waits, by `AzureAssignedIdentity`.
 #[derive(Debug, Default)]
@@ -22,15 +28,33 @@ pub(crate) struct Wait {
     pub(crate) first: bool,
 }
 
+// === impl Wait ===
+
+impl Wait {
+    /// Of a pod that is seen for the first time.
+    pub(crate) fn of_newcomer(scheduled: Option<Timestamp>, now: Timestamp) -> Self {
+        let before = scheduled.filter(|at| since(now, *at) >= SEEN_AT_ONCE);
+        Self { since: before.unwrap_or(now), first: true }
+    }
+}
+
 // === impl Waits ===
 
 impl Waits {
-    /// A pod waits: like this, unless it did already.
-    pub(crate) fn begin(&mut self, assigned: &ObjectKey, wait: impl FnOnce() -> Wait) {
+    /// A pod waits like this, unless it did already; or it does not. Returns since when it had
+    /// waited, if it can use the identity for the first time now.
+    pub(crate) fn follow(&mut self, assigned: &ObjectKey, wait: Option<Wait>) -> Option<Timestamp> {
+        let Some(wait) = wait else {
+            return self.end(assigned).filter(|wait| wait.first).map(|wait| wait.since);
+        };
+        self.begin(assigned, wait);
+        None
+    }
+
+    fn begin(&mut self, assigned: &ObjectKey, wait: Wait) {
         if self.all.contains_key(assigned) {
             return;
         }
-        let wait = wait();
         self.all.insert(assigned.clone(), wait);
         *self.begins.entry(wait.since).or_default() += 1;
     }
@@ -55,8 +79,6 @@ impl Waits {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::clock::after;
 
@@ -66,7 +88,7 @@ mod tests {
         let key = |name| ObjectKey::new("apps", name);
         let mut waits = Waits::default();
         for (name, since) in [("a", 7), ("b", 5), ("c", 5), ("b", 1)] {
-            waits.begin(&key(name), || Wait { since: at(since), first: true });
+            waits.begin(&key(name), Wait { since: at(since), first: true });
         }
         assert_eq!(waits.longest(), Some(at(5)), "a wait begins once");
         assert!(waits.end(&key("b")).is_some() && waits.end(&key("b")).is_none());
