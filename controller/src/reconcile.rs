@@ -40,6 +40,9 @@ const REST_FACTOR: u32 = 2;
 const MAX_REST: Duration = Duration::from_secs(1);
 /// At most one write to the status of an identity or a binding within this time.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+/// So long a status waits from when there is something new to tell: for what changes besides, and
+/// so that the writes for which a pod waits have the API server to themselves.
+const STATUS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the leader had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +124,7 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
                     let rest = started.elapsed() * REST_FACTOR;
                     rested = Instant::now() + rest.clamp(MIN_REST, MAX_REST);
                 }
-                finished = self.writes.finished() => self.on_finished(&finished?),
+                finished = self.writes.finished() => self.on_finished(finished?)?,
                 ended = self.hosts.tend() => {
                     let host = ended?;
                     self.cluster.set_view(&host, self.hosts.view(&host));
@@ -170,7 +173,7 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
             self.hosts.need(host, self.ledger.need(host));
         }
         recorded.iter().for_each(|host| self.hosts.look_after(host));
-        self.take_turns(&settled);
+        self.take_turns(&settled, now);
         settled.mended.iter().for_each(|notice| self.announcer.mended(notice, now));
         settled.notices.into_iter().for_each(|notice| self.announcer.tell(notice, now));
         for happening in self.announcer.due(now, self.around.events.room()) {
@@ -192,18 +195,19 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
         metrics.hosts(self.hosts.len());
     }
 
-    fn take_turns(&mut self, settled: &Settled) {
+    fn take_turns(&mut self, settled: &Settled, now: Timestamp) {
+        let pause = (STATUS_PAUSE, now);
         for (at, rank) in &settled.due {
             self.turns.want(Target::Assigned(at.clone()), *rank);
         }
         let mut bindings: HashSet<&ObjectKey> = settled.bindings.iter().collect();
         for identity in &settled.identities {
-            self.turns.want(Target::Identity(identity.clone()), Some(Rank::Status));
+            self.turns.want_after(Target::Identity(identity.clone()), Rank::Status, pause);
             // What is said of a binding depends on how its identity stands.
             bindings.extend(self.cluster.bindings_of(identity));
         }
         for binding in bindings {
-            self.turns.want(Target::Binding(binding.clone()), Some(Rank::Status));
+            self.turns.want_after(Target::Binding(binding.clone()), Rank::Status, pause);
         }
     }
 
@@ -239,8 +243,19 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
         }
     }
 
-    fn on_finished(&mut self, finished: &Finished) {
+    /// Learns from a write and from all that are over by now, and decides once.
+    fn on_finished(&mut self, first: Finished) -> Result<(), WritePanicked> {
         let now = self.around.clock.now();
+        let mut next = Some(first);
+        while let Some(finished) = next {
+            self.learn(&finished, now);
+            next = self.writes.finished_already()?;
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn learn(&mut self, finished: &Finished, now: Timestamp) {
         let target = finished.write.target();
         let mut rest = Duration::ZERO;
         match (&finished.write, &finished.result) {
@@ -266,9 +281,8 @@ impl<C: Compute, R: Records> Reconciler<C, R> {
                 self.cluster.review(at);
             }
             // While it was in flight what is to be said may have changed.
-            status => self.turns.want(status, Some(Rank::Status)),
+            status => self.turns.want_after(status, Rank::Status, (STATUS_PAUSE, now)),
         }
-        self.settle(now);
     }
 }
 

@@ -62,6 +62,20 @@ impl Turns {
         }
     }
 
+    /// Like `want`, of a target of which more will be to tell in a moment: one that waits for
+    /// nothing yet waits for `pause`.
+    pub(crate) fn want_after(
+        &mut self,
+        target: Target,
+        rank: Rank,
+        (pause, now): (Duration, Timestamp),
+    ) {
+        if self.is_free(&target) && !self.wanted.contains_key(&target) {
+            self.rest(&target, pause, now);
+        }
+        self.want(target, Some(rank));
+    }
+
     /// Whose turn it is. It is busy until it is finished.
     pub(crate) fn next(&mut self) -> Option<Target> {
         let (_, target) = self.ready.pop_first()?;
@@ -125,12 +139,16 @@ impl Turns {
     fn release(&mut self, target: &Target, rest: Duration, now: Timestamp) {
         self.busy.remove(target);
         if !rest.is_zero() {
-            let end = after(now, rest);
-            self.resting.insert(target.clone(), end);
-            self.ends.insert((end, target.clone()));
+            self.rest(target, rest, now);
         } else if let Some(rank) = self.wanted.get(target) {
             self.ready.insert((*rank, target.clone()));
         }
+    }
+
+    fn rest(&mut self, target: &Target, rest: Duration, now: Timestamp) {
+        let end = after(now, rest);
+        self.resting.insert(target.clone(), end);
+        self.ends.insert((end, target.clone()));
     }
 
     fn is_free(&self, target: &Target) -> bool {
@@ -217,6 +235,25 @@ mod tests {
         turns.wake(at(1));
         assert_eq!(turns.next(), None);
         turns.wake(at(2));
+        assert_eq!(turns.next(), Some(target("a")));
+    }
+
+    #[test]
+    fn what_is_to_be_told_waits_once_for_what_else_there_is_to_tell() {
+        let mut turns = Turns::default();
+        let pause = Duration::from_secs(1);
+        turns.want_after(target("a"), Rank::Status, (pause, at(0)));
+        turns.want_after(target("a"), Rank::Status, (pause, at(1)));
+        assert_eq!((turns.next(), turns.wake_at()), (None, Some(at(1))), "the first counts");
+        turns.wake(at(1));
+        turns.want_after(target("a"), Rank::Status, (pause, at(1)));
+        assert_eq!(turns.next(), Some(target("a")), "no second pause");
+        turns.want_after(target("a"), Rank::Status, (pause, at(1)));
+        turns.finished(&target("a"), Duration::from_secs(5), at(2));
+        turns.want_after(target("a"), Rank::Status, (pause, at(2)));
+        turns.wake(at(6));
+        assert_eq!(turns.next(), None, "the rest after a write is longer");
+        turns.wake(at(7));
         assert_eq!(turns.next(), Some(target("a")));
     }
 }

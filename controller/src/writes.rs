@@ -9,7 +9,7 @@ use api::crd::{AzureIdentityBindingStatus, AzureIdentityStatus};
 use api::{AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Api, Client};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::fault::fault_point;
 use crate::lease::Leadership;
@@ -174,6 +174,15 @@ impl Writes {
         let Some(joined) = self.in_flight.join_next().await else {
             return std::future::pending().await;
         };
+        self.count(joined)
+    }
+
+    /// An outcome that need not be waited for.
+    pub(crate) fn finished_already(&mut self) -> Result<Option<Finished>, WritePanicked> {
+        self.in_flight.try_join_next().map(|joined| self.count(joined)).transpose()
+    }
+
+    fn count(&self, joined: Result<Finished, JoinError>) -> Result<Finished, WritePanicked> {
         let finished = joined.map_err(|_| WritePanicked)?;
         let outcome = finished.result.as_ref().map_or_else(WriteError::name, |_| "ok");
         self.metrics.wrote(finished.write.name(), outcome);
