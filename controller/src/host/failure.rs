@@ -42,6 +42,16 @@ pub(super) fn hold(error: &ArmError, until: Timestamp, now: Timestamp) -> Timest
 // === impl Failure ===
 
 impl Failure {
+    /// One that somebody else met.
+    pub(super) fn until(until: Timestamp, trouble: Trouble) -> Self {
+        Self { count: 1, until, trouble }
+    }
+
+    /// Whether it was not the first time.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.count > 1
+    }
+
     /// One more, after those of `before`.
     pub(super) fn again(
         before: Option<Self>,

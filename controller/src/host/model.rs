@@ -133,9 +133,19 @@ impl HostModel {
         self.claimed = claimed;
     }
 
+    /// Whether it is recorded for a change that was certainly not made yet.
+    #[cfg(test)]
+    pub(crate) fn intends(&self, id: &IdentityId) -> bool {
+        self.intended.contains(id)
+    }
+
     /// What others may see.
     pub(crate) fn view(&self) -> HostView {
+        // Once is usual: the record changed.
+        let recording = self.recording.as_ref().filter(|failure| failure.is_repeated());
+        let recording = recording.map(|failure| failure.trouble.until(failure.until));
         let trouble = self.reading.as_ref().or(self.writing.as_ref());
+        let trouble = trouble.map(|failure| failure.trouble.until(self.not_before));
         HostView {
             identities: self.known.as_ref().map(|known| known.identities.clone()),
             refused: self
@@ -145,7 +155,7 @@ impl HostModel {
                     (id.clone(), failure.trouble.until(failure.until.max(self.not_before)))
                 })
                 .collect(),
-            trouble: trouble.map(|failure| failure.trouble.until(self.not_before)),
+            trouble: recording.or(trouble),
         }
     }
 
@@ -162,7 +172,12 @@ impl HostModel {
         let wanted = !self.needed.is_empty() || !self.claimed.is_empty();
         if !wanted && (record.entries.is_empty() || self.gone) {
             let stored = record.version.is_some();
-            return if stored { save(Entries::new()) } else { Step::Done };
+            return match stored {
+                true => save(Entries::new()),
+                // Whoever asks about the host next has to wait as long.
+                false if now < self.not_before => Step::Wait(self.not_before),
+                false => Step::Done,
+            };
         }
         let marked = self.marked(&record.entries, now);
         if marked != record.entries {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::compute::{ArmError, Patched, ThrottleScope};
-use crate::host::RecordError;
+use crate::host::{RecordError, Status};
 use crate::testing::{attached, client_id, host, id};
 
 const LINGER: Duration = Duration::from_secs(300);
@@ -35,7 +35,7 @@ fn model<const N: usize>(
 ) -> HostModel {
     let mut model = HostModel::new(Arc::new(settings()));
     let version = (!record.is_empty()).then(|| "1".to_owned());
-    model.on_loaded(Record { entries: record, version, ..Record::default() });
+    model.on_loaded(Record { entries: record, version, ..Record::default() }, at(0));
     model.set_needed(needed);
     model.on_identities(attached(on_host), at(0));
     model
@@ -91,7 +91,7 @@ fn nothing_happens_before_the_record_is_read_and_the_host_is_known() {
     assert_eq!(work(&mut model, at(0)), Step::Load);
     model.set_needed(ids(["db"]));
     assert_eq!(work(&mut model, at(0)), Step::Load);
-    model.on_loaded(Record::default());
+    model.on_loaded(Record::default(), at(0));
     assert_eq!(work(&mut model, at(0)), Step::Get);
 }
 
@@ -121,6 +121,23 @@ fn what_others_attached_since_the_last_look_is_taken_off_the_record() {
     let patched = Patched { identities: attached(["db", "theirs"]), found: ids(["theirs"]) };
     model.on_patched(patched, &delta, at(2));
     assert_eq!(save(work(&mut model, at(2))), entries([("db", None)]));
+}
+
+#[test]
+fn what_others_attached_while_arm_refused_us_is_taken_off_the_record() {
+    let lost = ArmError::TimedOut { after: Duration::from_secs(1) };
+    for (error, attached_by) in [(refused("db"), "others"), (lost, "nobody knows whom")] {
+        let mut model = model(Entries::new(), [], ids(["db"]));
+        saved(&mut model, at(1));
+        let delta = patch(work(&mut model, at(1)));
+        model.on_patch_error(&error, &delta, at(2));
+        model.on_identities(attached(["db"]), at(400));
+        let step = work(&mut model, at(400));
+        match attached_by {
+            "others" => assert_eq!(save(step), Entries::new()),
+            _ => assert!(matches!(step, Step::Wait(_)), "{step:?}"),
+        }
+    }
 }
 
 #[test]
@@ -318,7 +335,7 @@ fn records_that_cannot_be_written_hold_arm_back_and_are_tried_ever_more_rarely()
         pauses.push(since(until, now).as_millis());
         now = until;
         assert_eq!(work(&mut model, now), Step::Load);
-        model.on_loaded(Record::default());
+        model.on_loaded(Record::default(), at(0));
     }
     assert_eq!(pauses, [250, 500, 1000]);
 }
@@ -331,4 +348,56 @@ fn an_old_view_does_not_make_an_identity_of_others_ours() {
     assert_eq!(work(&mut model, at(60)), Step::Get, "somebody may have attached it since");
     model.on_identities(attached(["x", "db"]), at(60));
     assert!(matches!(work(&mut model, at(60)), Step::Wait(_)));
+}
+
+#[test]
+fn a_record_that_cannot_be_written_is_the_hosts_trouble() {
+    let mut model = model(Entries::new(), [], ids(["db"]));
+    let error = RecordError::Unavailable("forbidden".to_owned());
+    model.on_record_error(&RecordError::Conflict, at(1));
+    assert_eq!(model.view().trouble, None, "once is usual");
+    model.on_record_error(&error, at(2));
+    let trouble = model.view().trouble.expect("a trouble");
+    assert_eq!((trouble.code, trouble.next_attempt), ("record", Some(at(2))));
+    assert!(trouble.remedy.is_some_and(|remedy| remedy.contains("CRDs")));
+    model.on_loaded(Record::default(), at(3));
+    saved(&mut model, at(3));
+    assert_eq!(model.view().trouble, None);
+}
+
+#[test]
+fn what_arm_said_of_when_to_come_back_outlives_those_who_asked() {
+    let throttled = ArmError::Throttled {
+        scope: ThrottleScope::Host,
+        retry_after: Some(Duration::from_secs(60)),
+    };
+    let mut model = HostModel::new(Arc::new(settings()));
+    model.set_needed(ids(["db"]));
+    model.on_loaded(Record::default(), at(0));
+    model.on_get_error(&throttled, at(0));
+    model.set_needed(BTreeSet::new());
+    assert_eq!(model.next(at(1)), Step::Wait(at(60)), "nobody else may ask earlier");
+    assert_eq!(model.next(at(60)), Step::Done);
+}
+
+#[test]
+fn what_arm_told_a_former_leader_of_when_to_come_back_counts() {
+    for (reason, next) in [("Throttled", Step::Wait(at(60))), ("Forbidden", Step::Get)] {
+        let mut model = HostModel::new(Arc::new(settings()));
+        model.set_needed(ids(["db"]));
+        let status = Status {
+            reason: Some(reason.to_owned()),
+            next_attempt: Some(at(60).to_string()),
+            message: Some("too many requests".to_owned()),
+            ..Status::default()
+        };
+        let entries = entries([("db", None)]);
+        let record = Record { entries, version: Some("1".to_owned()), status: Some(status) };
+        model.on_loaded(record.clone(), at(0));
+        assert_eq!(work(&mut model, at(0)), next, "{reason}");
+        let mut late = HostModel::new(Arc::new(settings()));
+        late.set_needed(ids(["db"]));
+        late.on_loaded(record, at(61));
+        assert_eq!(work(&mut late, at(61)), Step::Get);
+    }
 }

@@ -8,15 +8,36 @@ use jiff::Timestamp;
 use super::failure::{Failure, IDENTITY, RECORDS, hold, host_backoff};
 use super::model::{HostModel, Known};
 use super::record::{Record, RecordError};
+use super::telling::Status;
 use super::view::Trouble;
 use crate::compute::{ArmError, HostIdentities, IdentityDelta, Patched};
 
 impl HostModel {
     /// The record was read.
-    pub(crate) fn on_loaded(&mut self, record: Record) {
+    pub(crate) fn on_loaded(&mut self, record: Record, now: Timestamp) {
+        let first = self.record.is_none() && self.known.is_none() && self.reading.is_none();
+        if let Some(said) = record.status.as_ref().filter(|_| first) {
+            self.heed(said, now);
+        }
         // Writes that failed before are not forgiven: they would be tried without a pause.
         self.record = Some(record);
         self.in_doubt = false;
+    }
+
+    /// What ARM told a former leader of when to come back counts for this one, too.
+    fn heed(&mut self, said: &Status, now: Timestamp) {
+        let reason = said.reason.as_deref();
+        let at = said.next_attempt.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
+        if let (Some("Throttled"), Some(at)) = (reason, at.filter(|at| *at > now)) {
+            let trouble = Trouble {
+                code: "throttled",
+                message: said.message.clone().unwrap_or_default(),
+                remedy: None,
+                next_attempt: None,
+            };
+            self.not_before = at;
+            self.reading = Some(Failure::until(at, trouble));
+        }
     }
 
     /// The record was written.
@@ -40,7 +61,7 @@ impl HostModel {
         let trouble = Trouble {
             code: "record",
             message: error.to_string(),
-            remedy: None,
+            remedy: error.remedy().map(str::to_owned),
             next_attempt: None,
         };
         self.recording = Some(Failure::again(self.recording.take(), RECORDS, now, trouble));
@@ -56,6 +77,10 @@ impl HostModel {
         if self.needed.iter().all(|id| identities.attached.contains_key(id)) {
             self.writing = None;
         }
+        // Recorded for a change that was certainly not made yet: somebody else attached it.
+        let there = self.intended.iter().filter(|id| identities.attached.contains_key(*id));
+        self.others.extend(there.cloned());
+        self.intended.retain(|id| !identities.attached.contains_key(id));
         self.known = Some(Known { identities: Arc::new(identities), at: Some(now) });
     }
 
@@ -103,8 +128,10 @@ impl HostModel {
         now: Timestamp,
     ) {
         self.called = now;
-        // It may have been made after all.
-        self.intended.retain(|id| !delta.attach.contains(id));
+        if !error.changed_nothing() {
+            // It may have been made after all, and who was first nobody knows any more.
+            self.intended.retain(|id| !delta.attach.contains(id));
+        }
         let changed: Vec<&IdentityId> = delta.attach.iter().chain(&delta.detach).collect();
         let mut named: Vec<IdentityId> = match error.cause() {
             ArmError::IdentityRefused { identities, .. } => {

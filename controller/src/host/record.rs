@@ -43,6 +43,28 @@ pub(crate) enum RecordError {
     Unavailable(String),
 }
 
+// === impl RecordError ===
+
+impl RecordError {
+    /// A name from a closed set, for metrics.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Conflict => "stale",
+            Self::Unavailable(_) => "refused",
+        }
+    }
+
+    /// What to do about it.
+    pub(super) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Conflict => None,
+            Self::Unavailable(_) => Some(
+                "see that the controller may write AzureIdentityAttachments in its namespace, and that the CRDs are those of its chart",
+            ),
+        }
+    }
+}
+
 /// Where records are kept.
 pub(crate) trait Records: Send + Sync + 'static {
     /// Reads the record of a host.

@@ -26,7 +26,7 @@ fn model<const N: usize>(recorded: [&str; N]) -> HostModel {
     };
     let mut model = HostModel::new(Arc::new(settings));
     let entries: Entries = recorded.iter().map(|name| (id(name), None)).collect();
-    model.on_loaded(Record { entries, version: Some("1".to_owned()), status: None });
+    model.on_loaded(Record { entries, version: Some("1".to_owned()), status: None }, at(0));
     model.set_needed(ids(recorded));
     model.on_identities(attached(recorded), at(0));
     model
@@ -148,7 +148,7 @@ fn a_change_under_way_is_neither_ready_nor_failing() {
         crate::compute::HostIdentities { provisioning_state: state, ..attached([]) }
     };
     let entries = Entries::from([(id("db"), Some(at(0)))]);
-    model.on_loaded(Record { entries, version: Some("1".to_owned()), status: None });
+    model.on_loaded(Record { entries, version: Some("1".to_owned()), status: None }, at(0));
     model.set_needed(BTreeSet::new());
     model.on_identities(updating(), at(400));
     let status = told(model.next(at(401)));
@@ -165,7 +165,7 @@ fn a_record_in_doubt_is_read_before_it_is_written_and_nothing_else_waits() {
     assert_eq!(model.next(at(1)), Step::Wait(at(6)));
     assert!(model.say_meanwhile(at(1)).is_none());
     assert_eq!(model.next(at(6)), Step::Load);
-    model.on_loaded(model.record.clone().unwrap());
+    model.on_loaded(model.record.clone().unwrap(), at(0));
     drop(told(model.next(at(6))));
     model.on_tell_error(&error, at(6));
     model.on_identities(attached([]), at(7));
@@ -173,7 +173,10 @@ fn a_record_in_doubt_is_read_before_it_is_written_and_nothing_else_waits() {
     model.on_identities(attached(["db"]), at(7));
     model.set_needed(ids(["db", "queue"]));
     assert_eq!(model.next(at(8)), Step::Load);
-    model.on_loaded(Record { version: Some("9".to_owned()), ..model.record.clone().unwrap() });
+    model.on_loaded(
+        Record { version: Some("9".to_owned()), ..model.record.clone().unwrap() },
+        at(0),
+    );
     let Step::Save(_, version) = model.next(at(8)) else { panic!("it is saved") };
     assert_eq!(version.as_deref(), Some("9"));
     let Some(failure) = &model.telling else { panic!("the failures count on") };
@@ -183,7 +186,7 @@ fn a_record_in_doubt_is_read_before_it_is_written_and_nothing_else_waits() {
 #[test]
 fn where_there_is_no_record_nothing_is_said() {
     let mut model = model([]);
-    model.on_loaded(Record::default());
+    model.on_loaded(Record::default(), at(0));
     model.set_needed(ids(["theirs"]));
     model.on_identities(attached(["theirs"]), at(0));
     assert_eq!(model.next(at(1)), Step::Wait(at(180)));

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::model::{HostModel, HostSettings, Step};
-use super::record::{Entries, Records};
+use super::record::{Entries, RecordError, Records};
 use super::sign_in::SignIn;
 use super::telling::Status;
 use super::view::HostView;
@@ -109,7 +109,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
 
     async fn load(&self, model: &mut HostModel) {
         match self.context.records.load(&self.host).await {
-            Ok(record) => model.on_loaded(record),
+            Ok(record) => model.on_loaded(record, self.context.clock.now()),
             Err(error) => {
                 tracing::warn!(%error, "Cannot read the record of the host");
                 model.on_record_error(&error, self.context.clock.now());
@@ -118,10 +118,12 @@ impl<C: Compute, R: Records> Worker<C, R> {
     }
 
     async fn save(&self, model: &mut HostModel, entries: Entries, version: Option<String>) {
-        fault_point!(if entries.is_empty() { "record_remove" } else { "record_save" }, "before");
+        let name = if entries.is_empty() { "record_remove" } else { "record_save" };
+        fault_point!(name, "before");
         let saved = self.context.records.save(&self.host, &entries, version.as_deref());
         let Some(result) = self.context.leadership.fenced(saved).await else { return };
-        fault_point!(if entries.is_empty() { "record_remove" } else { "record_save" }, "after");
+        fault_point!(name, "after");
+        self.context.metrics.wrote(name, result.as_ref().map_or_else(RecordError::name, |_| "ok"));
         match result {
             Ok(record) => model.on_saved(record),
             Err(error) => {
