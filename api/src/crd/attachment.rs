@@ -46,8 +46,9 @@ pub struct AttachedIdentity {
     pub unused_since: Option<String>,
 }
 
-/// How a host stands, for people: nothing is decided by it. Said whenever the controller has nothing
-/// more to do there for the moment; all times are RFC 3339.
+/// How a host stands, for people: nothing is decided by it, but that a new leader leaves a host alone
+/// that ARM throttles. Said whenever there is nothing more to do for the moment; all times are
+/// RFC 3339.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AzureIdentityAttachmentStatus {

@@ -382,12 +382,18 @@ fn what_arm_said_of_when_to_come_back_outlives_those_who_asked() {
 
 #[test]
 fn what_arm_told_a_former_leader_of_when_to_come_back_counts() {
-    for (reason, next) in [("Throttled", Step::Wait(at(60))), ("Forbidden", Step::Get)] {
+    let cases = [
+        ("Throttled", 60, Step::Wait(at(60))),
+        ("Forbidden", 60, Step::Get),
+        // Nobody who writes a record stops a host for long.
+        ("Throttled", 1_000_000, Step::Wait(at(3600))),
+    ];
+    for (reason, until, next) in cases {
         let mut model = HostModel::new(Arc::new(settings()));
         model.set_needed(ids(["db"]));
         let status = Status {
             reason: Some(reason.to_owned()),
-            next_attempt: Some(at(60).to_string()),
+            next_attempt: Some(at(until).to_string()),
             message: Some("too many requests".to_owned()),
             ..Status::default()
         };
@@ -397,7 +403,7 @@ fn what_arm_told_a_former_leader_of_when_to_come_back_counts() {
         assert_eq!(work(&mut model, at(0)), next, "{reason}");
         let mut late = HostModel::new(Arc::new(settings()));
         late.set_needed(ids(["db"]));
-        late.on_loaded(record, at(61));
-        assert_eq!(work(&mut late, at(61)), Step::Get);
+        late.on_loaded(record, at(until + 1));
+        assert_eq!(work(&mut late, at(until + 1)), Step::Get);
     }
 }

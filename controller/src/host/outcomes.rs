@@ -1,6 +1,7 @@
 //! What the model learns from the outcome of each step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::IdentityId;
 use jiff::Timestamp;
@@ -10,7 +11,11 @@ use super::model::{HostModel, Known};
 use super::record::{Record, RecordError};
 use super::telling::Status;
 use super::view::Trouble;
+use crate::clock::after;
 use crate::compute::{ArmError, HostIdentities, IdentityDelta, Patched};
+
+/// What is stored keeps a host waiting for no longer, whoever wrote it.
+const LONGEST_HEEDED: Duration = Duration::from_secs(3600);
 
 impl HostModel {
     /// The record was read.
@@ -28,6 +33,7 @@ impl HostModel {
     fn heed(&mut self, said: &Status, now: Timestamp) {
         let reason = said.reason.as_deref();
         let at = said.next_attempt.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
+        let at = at.map(|at| at.min(after(now, LONGEST_HEEDED)));
         if let (Some("Throttled"), Some(at)) = (reason, at.filter(|at| *at > now)) {
             let trouble = Trouble {
                 code: "throttled",

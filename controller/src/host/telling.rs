@@ -1,5 +1,5 @@
-//! What the record says of how the host stands, and when it is said. For people: nothing is decided
-//! by it, and nothing waits for it.
+//! What the record says of how the host stands, and when it is said. For people, and nothing waits
+//! for it; a new leader heeds only until when ARM throttles the host.
 
 use std::sync::Arc;
 use std::time::Duration;
