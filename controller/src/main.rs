@@ -57,7 +57,7 @@ use crate::adoption::{Adopter, AdoptionMetrics, Claims, MicPresence, MicWatch};
 use crate::args::{Args, Config};
 use crate::clock::Clock;
 use crate::compute::ArmClient;
-use crate::host::{ApiRecords, HostContext, HostSettings, SignIn};
+use crate::host::{ApiRecords, HostContext, HostSettings, SignIn, Throttles};
 use crate::lease::{Leadership, LeaseManager};
 use crate::metrics::ControllerMetrics;
 use crate::reconcile::{ReconcileError, Reconciler, Surroundings};
@@ -222,6 +222,7 @@ impl Leader {
             claims,
             leadership: leadership.clone(),
             sign_in,
+            throttles: Throttles::default(),
             metrics: self.metrics.clone(),
             clock: clock.clone(),
             dirty: self.dirty.clone(),

@@ -134,6 +134,7 @@ impl World {
             claims: tokio::sync::watch::channel(Arc::default()).1,
             leadership: Leadership::for_ever(),
             sign_in: crate::host::SignIn::default(),
+            throttles: crate::host::Throttles::default(),
             metrics: metrics.clone(),
             clock: clock.clone(),
             dirty: state.dirty.clone(),

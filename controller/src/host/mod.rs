@@ -1,8 +1,9 @@
 //! One host at a time: what ARM says is attached to a VM or scale set, what is recorded as ours,
 //! and the one change that is in flight.
 //!
-//! `model` decides, `worker` executes, `telling` words what people may read of it in the record, `pool` keeps one worker a host. Hosts never wait for
-//! each other.
+//! `model` decides, `worker` executes, `telling` words what people may read of it in the record,
+//! `pool` keeps one worker a host. Hosts never wait for each other, but for a subscription that ARM
+//! throttles.
 
 mod failure;
 mod immutable;
@@ -12,6 +13,7 @@ mod pool;
 mod record;
 mod sign_in;
 mod telling;
+mod throttles;
 mod view;
 mod worker;
 
@@ -26,4 +28,5 @@ pub(crate) use record::{Entries, Record, RecordError};
 pub(crate) use sign_in::SignIn;
 #[cfg(test)]
 pub(crate) use telling::Status;
+pub(crate) use throttles::Throttles;
 pub(crate) use view::{HostView, Trouble};

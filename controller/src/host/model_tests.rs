@@ -269,6 +269,34 @@ fn an_unexplained_refusal_is_narrowed_down_one_by_one() {
 }
 
 #[test]
+fn what_blocks_the_host_is_not_blamed_on_its_identities() {
+    let blocked = ArmError::Blocked {
+        code: "ScopeLocked".to_owned(),
+        message: "locked".to_owned(),
+        remedy: "remove the lock".to_owned(),
+    };
+    let mut model = model(Entries::new(), [], ids(["a", "b", "c"]));
+    saved(&mut model, at(0));
+    let (mut now, mut patches) = (at(0), 0);
+    while now < at(600) {
+        match work(&mut model, now) {
+            Step::Wait(until) => now = until,
+            Step::Get => model.on_identities(attached([]), now),
+            Step::Patch(_, delta) => {
+                patches += 1;
+                assert_eq!(delta.attach.len(), 3);
+                model.on_patch_error(&blocked, &delta, now);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(patches <= 6, "{patches} changes in ten minutes");
+    let view = model.view();
+    assert!(view.refused.is_empty());
+    assert_eq!(view.trouble.and_then(|trouble| trouble.remedy).as_deref(), Some("remove the lock"));
+}
+
+#[test]
 fn no_call_is_made_before_the_time_that_arm_named() {
     let throttled = ArmError::Throttled {
         scope: ThrottleScope::Host,

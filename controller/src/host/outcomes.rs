@@ -102,6 +102,18 @@ impl HostModel {
         self.reading = Some(failure);
     }
 
+    /// ARM throttles the whole subscription, as another of its hosts was told.
+    pub(crate) fn on_held(&mut self, until: Timestamp) {
+        self.not_before = self.not_before.max(until);
+        let trouble = Trouble {
+            code: "throttled",
+            message: "ARM throttles the subscription".to_owned(),
+            remedy: None,
+            next_attempt: None,
+        };
+        self.writing = Some(Failure::until(until, trouble));
+    }
+
     /// ARM took the change and said what is attached after it.
     pub(crate) fn on_patched(&mut self, patched: Patched, delta: &IdentityDelta, now: Timestamp) {
         let Patched { identities, found } = patched;

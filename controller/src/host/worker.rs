@@ -14,6 +14,7 @@ use super::model::{HostModel, HostSettings, Step};
 use super::record::{Entries, RecordError, Records};
 use super::sign_in::SignIn;
 use super::telling::Status;
+use super::throttles::Throttles;
 use super::view::HostView;
 use crate::adoption::Claims;
 use crate::clock::Clock;
@@ -34,6 +35,7 @@ pub(crate) struct HostContext<C, R> {
     pub(crate) claims: watch::Receiver<Arc<Claims>>,
     pub(crate) leadership: Leadership,
     pub(crate) sign_in: SignIn,
+    pub(crate) throttles: Throttles,
     pub(crate) metrics: ControllerMetrics,
     pub(crate) clock: Clock,
     pub(crate) dirty: Dirty,
@@ -61,7 +63,8 @@ impl<C: Compute, R: Records> Worker<C, R> {
                 let claimed = claims.borrow_and_update().get(&self.host).cloned();
                 model.set_claimed(claimed.unwrap_or_default());
                 self.publish(&model);
-                match model.next(self.context.clock.now()) {
+                let now = self.context.clock.now();
+                match model.next(now) {
                     Step::Done => break,
                     Step::Wait(until) => {
                         let alarm = tokio::time::sleep_until(self.context.clock.instant(until));
@@ -73,6 +76,11 @@ impl<C: Compute, R: Records> Worker<C, R> {
                     }
                     // Whoever is not the leader any more calls nobody: another replica does.
                     _ if self.context.leadership.remaining().is_none() => break,
+                    Step::Get | Step::Patch(..)
+                        if let Some(until) = self.context.throttles.until(&self.host, now) =>
+                    {
+                        model.on_held(until);
+                    }
                     step => self.execute(&mut model, step).await,
                 }
             }
@@ -143,6 +151,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
             Err(error) => {
                 tracing::warn!(%error, "Cannot read the identities of the host");
                 model.on_get_error(&error, now);
+                self.context.throttles.note(&self.host, &error, model.not_before);
             }
         }
     }
@@ -165,6 +174,7 @@ impl<C: Compute, R: Records> Worker<C, R> {
             Err(error) => {
                 tracing::warn!(%error, attach, detach, "Cannot change the identities of the host");
                 model.on_patch_error(&error, delta, now);
+                self.context.throttles.note(&self.host, &error, model.not_before);
             }
         }
     }

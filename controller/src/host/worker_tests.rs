@@ -35,7 +35,7 @@ struct State {
     faults: Vec<(&'static str, Fault)>,
     slow: Option<Host>,
     /// The next change of this host is refused for so long.
-    throttled: Option<(Host, Duration)>,
+    throttled: Option<(Host, ThrottleScope, Duration)>,
     /// When each host was asked for anything.
     asked: Vec<(Host, Instant)>,
 }
@@ -110,9 +110,9 @@ impl Compute for World {
         delta: &IdentityDelta,
     ) -> Result<Patched, ArmError> {
         self.0.lock().asked.push((host.clone(), Instant::now()));
-        let throttled = self.0.lock().throttled.take_if(|(throttled, _)| throttled == host);
-        if let Some((_, delay)) = throttled {
-            let (scope, retry_after) = (ThrottleScope::Host, Some(delay));
+        let throttled = self.0.lock().throttled.take_if(|(throttled, ..)| throttled == host);
+        if let Some((_, scope, delay)) = throttled {
+            let retry_after = Some(delay);
             return Err(ArmError::Throttled { scope, retry_after });
         }
         let slow = self.0.lock().slow.as_ref() == Some(host);
@@ -221,6 +221,7 @@ fn context(world: &World) -> HostContext<World, World> {
         claims: watch::channel(Arc::default()).1,
         leadership: Leadership::for_ever(),
         sign_in: SignIn::default(),
+        throttles: Throttles::default(),
         metrics: ControllerMetrics::new(&Metrics::new("test", "0")),
         clock: Clock::start(),
         dirty: Dirty::default(),
@@ -461,7 +462,7 @@ async fn one_of_twenty_forbidden_costs_the_others_nothing_and_arm_a_handful_of_c
 async fn a_throttled_host_is_asked_nothing_before_its_time_and_no_other_waits() {
     let world = World::default();
     let minute = Duration::from_secs(60);
-    world.0.lock().throttled = Some((host("slow"), minute));
+    world.0.lock().throttled = Some((host("slow"), ThrottleScope::Host, minute));
     let mut pool = leader(&world);
     let mut all = needs("slow", ["db"]);
     all.extend(needs("fast", ["db"]));
@@ -480,6 +481,30 @@ async fn a_throttled_host_is_asked_nothing_before_its_time_and_no_other_waits() 
     let pauses: Vec<Duration> = asked.windows(2).map(|two| two[1] - two[0]).collect();
     assert_eq!(pauses.iter().filter(|pause| **pause >= minute).count(), 1, "{pauses:?}");
     assert!(asked.len() <= 4, "get, the refusal, perhaps another get, the change: {asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_subscription_is_left_alone_and_no_other_waits() {
+    let world = World::default();
+    let minute = Duration::from_secs(60);
+    world.0.lock().throttled = Some((host("a"), ThrottleScope::Subscription, minute));
+    let mut pool = leader(&world);
+    let mut all = needs("a", ["db"]);
+    set_needs(&mut pool, &all, &BTreeSet::new());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let elsewhere = "azure:///subscriptions/other/resourceGroups/mc/providers/Microsoft.Compute/virtualMachineScaleSets/c";
+    let elsewhere = Host::from_provider_id(elsewhere).unwrap();
+    all.extend(needs("b", ["db"]));
+    all.insert(elsewhere.clone(), BTreeSet::from([id("db")]));
+    set_needs(&mut pool, &all, &BTreeSet::new());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(world.0.lock().attached.contains_key(&elsewhere), "nobody throttles it");
+    assert_eq!((world.attached("a"), world.attached("b")), (vec![], vec![]));
+    assert!(world.0.lock().asked.iter().all(|(asked, _)| *asked != host("b")), "not even read");
+    let trouble = pool.view(&host("b")).unwrap().trouble.clone().expect("it says why");
+    assert_eq!((trouble.code, trouble.next_attempt.is_some()), ("throttled", true));
+    tokio::time::sleep(minute).await;
+    assert_eq!((world.attached("a"), world.attached("b")), (vec!["db"], vec!["db"]));
 }
 
 #[tokio::test(start_paused = true)]
