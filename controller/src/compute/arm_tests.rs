@@ -250,7 +250,7 @@ async fn an_operation_that_is_looked_at_again_runs_out_of_time_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn an_operation_without_end_is_given_up() {
     let mut answers = vec![host(&[]), accepted(&[])];
-    answers.extend((0..300).map(|_| operation("InProgress")));
+    answers.extend((0..500).map(|_| operation("InProgress")));
     let script = Script::new(answers);
     let error = get_and_patch(&client(&script), &vm(), (&["a"], &[])).await.unwrap_err();
     assert_eq!(error, ArmError::TimedOut { after: Duration::from_secs(600) });

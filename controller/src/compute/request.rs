@@ -24,6 +24,7 @@ use runtime::Metrics;
 use super::ArmError;
 use super::counting::{Purpose, RequestCounter};
 use super::model::PatchBody;
+use super::operation::Running;
 
 /// How long one answer may take, tries and token included. ARM itself gives up after 60 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
@@ -48,6 +49,7 @@ pub(super) struct Requests {
     reading: Pipeline,
     writing: Pipeline,
     counter: RequestCounter,
+    running: Running,
 }
 
 /// An answer, whatever its status.
@@ -88,12 +90,17 @@ impl Requests {
         // A change is sent once. If it was made and only the answer is lost, a second try meets a
         // host that has changed, and takes what the first one did for the work of others.
         let writing = pipeline(transport, policies, RetryOptions::none());
-        Ok(Self { endpoint, reading, writing, counter })
+        Ok(Self { endpoint, reading, writing, counter, running: Running::default() })
     }
 
     /// Makes known how many there were.
     pub(super) fn register(&self, metrics: &Metrics) {
         self.counter.register(metrics);
+    }
+
+    /// One more operation that is waited for.
+    pub(super) fn running(&self) -> Running {
+        self.running.clone()
     }
 
     /// The URL of a resource. Segments are escaped: an id cannot reach another path or host.
